@@ -1,0 +1,89 @@
+# Sets up everything by itself: `make demo` and `make test` work in a fresh clone. `make` alone lists the targets.
+# Needs Python 3.11 or newer; `make test` also Java 17 and Maven, for a real Kafka broker.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KAFKA := .servers/kafka
+
+# For `make lock LOCK_FLAGS=--upgrade` or `LOCK_FLAGS='--upgrade-package redis'`; without it, pins stay where they are.
+LOCK_FLAGS ?=
+COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
+INSTALL = $(BIN)/uv pip install -q --python $(VENV)
+
+# uv looks at the system's certificates, like pip does where its configuration says so: some networks need that.
+export UV_SYSTEM_CERTS ?= true
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev demo check test lint servers real throughput lock format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.runtime  ## .venv with what running needs, at locked versions
+
+setup-dev: $(VENV)/.dev  ## .venv with what developing needs too
+
+demo: setup  ## simulate a plant with faults, train, replay, report
+	$(BIN)/stream-detector demo
+
+check: setup-dev lint  ## lint, types, import contracts and every test that needs no server
+	$(BIN)/pytest -m "not servers"
+
+test: setup-dev servers lint  ## everything: lint, types, import contracts and all tests, on real servers
+	$(BIN)/pytest
+
+lint: setup-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+servers: $(KAFKA)/.stamp  ## the Kafka broker that tests and benchmarks start
+
+real: setup-dev  ## detection quality on real data sets: make real DATA=folder
+	@test -n "$(DATA)" || { echo 'say where the data sets are: make real DATA=folder' >&2; exit 2; }
+	$(BIN)/python -m benchmarks.real --data "$(DATA)"
+
+throughput: setup-dev servers  ## events per second, next to named peers
+	$(BIN)/python -m benchmarks.throughput
+
+format: setup-dev  ## format the code and apply the safe fixes
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# runtime.txt is constrained by dev.txt, so that both name the same versions.
+lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
+lock: $(BIN)/uv  ## bring requirements/ in line with pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
+	$(COMPILE) --group bootstrap -o requirements/bootstrap.txt
+	$(COMPILE) pyproject.toml --extra jax --group build --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --group build -c requirements/dev.txt -o requirements/runtime.txt
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) .servers demo-out dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv: requirements/bootstrap.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.runtime: $(BIN)/uv requirements/runtime.txt pyproject.toml
+	$(INSTALL) --require-hashes -r requirements/runtime.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Into a new folder each time, so that no jar of an older version stays on the class path.
+$(KAFKA)/.stamp: tests/servers/pom.xml
+	@command -v mvn >/dev/null || { echo 'Maven (mvn) is needed to fetch the Kafka broker' >&2; exit 1; }
+	rm -rf $(KAFKA)
+	mvn -B -q -f $< org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+		-DoutputDirectory=$(CURDIR)/$(KAFKA)/libs -DincludeScope=runtime
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements on real servers and real data, next to named peers."""

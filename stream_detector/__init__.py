@@ -1,0 +1,1 @@
+"""stream-detector: windows of Kafka events, scored by an autoencoder, each exactly once."""

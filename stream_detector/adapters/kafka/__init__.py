@@ -1,0 +1,16 @@
+"""Kafka: a group's consumer as source, a transactional producer as outlet. kafka-python's only home."""
+
+from stream_detector.adapters.kafka.outlet import KafkaOutlet
+from stream_detector.adapters.kafka.probe import probe_kafka
+from stream_detector.adapters.kafka.source import KafkaSource
+from stream_detector.adapters.kafka.span import Span, discover_topic_features, parse_topic_url, read_span
+
+__all__ = [
+    "KafkaOutlet",
+    "KafkaSource",
+    "Span",
+    "discover_topic_features",
+    "parse_topic_url",
+    "probe_kafka",
+    "read_span",
+]

@@ -1,0 +1,261 @@
+"""Settings as arguments of kafka-python's clients, and clients that leave nothing behind when they fail to connect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Self
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.coordinator.assignors.cooperative_sticky import (
+    CooperativeStickyAssignor,
+)
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from kafka.errors import KafkaTimeoutError
+from kafka.net.compat import KafkaNetClient
+
+from stream_detector.adapters.kafka.failures import translate
+from stream_detector.errors import Refused, SettingsError
+from stream_detector.settings import Settings
+
+OURS = {
+    "enable_auto_commit": "offsets are committed together with the results; remove it",
+    "auto_commit_interval_ms": "offsets are committed together with the results; remove it",
+    "transactional_id": "it is derived from kafka.group_id and kafka.group_instance_id; remove it",
+    "transaction_timeout_ms": "set delivery.transaction_timeout",
+    "max_poll_records": "set poll.max_records",
+}
+OBJECTS = {  # kafka-python takes Python objects there, which a settings file cannot hold
+    "default_offset_commit_callback",
+    "kafka_client",
+    "key_deserializer",
+    "key_serializer",
+    "metric_reporters",
+    "partitioner",
+    "sasl_kerberos_name",
+    "sasl_oauth_token_provider",
+    "selector",
+    "socket_options",
+    "ssl_context",
+    "value_deserializer",
+    "value_serializer",
+}
+ASSIGNORS = {
+    "cooperative-sticky": CooperativeStickyAssignor,
+    "range": RangePartitionAssignor,
+    "roundrobin": RoundRobinPartitionAssignor,
+    "sticky": StickyPartitionAssignor,
+}
+WHOLE = {"receive_buffer_bytes", "send_buffer_bytes", "retries"}  # whose defaults do not tell their type
+SECRET = ("password", "secret", "token")
+
+SHARED: dict[str, Any] = {
+    "bootstrap_timeout_ms": 10_000,
+    "reconnect_backoff_max_ms": 1_000,  # kafka-python's 30 s would delay recovery
+    "allow_auto_create_topics": False,  # a misspelt topic shall be an error
+    "metrics_enabled": False,  # nobody reads them, and they cost time
+}
+CONSUMER: dict[str, Any] = {
+    "auto_offset_reset": "earliest",
+    "isolation_level": "read_committed",
+    "fetch_max_bytes": 32 * 1024 * 1024,
+    "max_partition_fetch_bytes": 4 * 1024 * 1024,
+}
+PRODUCER: dict[str, Any] = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "lz4",
+    "linger_ms": 20,
+    "batch_size": 256 * 1024,
+    "max_block_ms": 15_000,
+    "delivery_timeout_ms": 30_000,
+    "request_timeout_ms": 15_000,
+}
+
+
+def consumer_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of the group's consumer."""
+    options = _options(settings, KafkaConsumer, SHARED | CONSUMER)
+    if settings.delivery.mode == "exactly_once" and options["isolation_level"] != "read_committed":
+        # It also makes reading the committed offset wait for open transactions; without, a hand-over doubles windows.
+        raise SettingsError(
+            f"kafka.isolation_level: exactly-once delivery needs read_committed (got {options['isolation_level']!r});"
+            ' remove it, or set delivery.mode = "at_least_once"'
+        )
+    options.setdefault("partition_assignment_strategy", [CooperativeStickyAssignor()])
+    return options | {"enable_auto_commit": False, "max_poll_records": settings.poll.max_records}
+
+
+def producer_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of the producer, transactions aside."""
+    options = _options(settings, KafkaProducer, SHARED | PRODUCER)
+    if options["acks"] not in ("all", -1, "-1") or not options["enable_idempotence"]:
+        raise SettingsError(
+            'kafka.acks, kafka.enable_idempotence: nothing less than acks = "all" is safe; remove them'
+        )
+    return options
+
+
+def admin_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of the admin client, for preflight checks."""
+    return _options(settings, KafkaAdminClient, SHARED)
+
+
+def reader_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of a consumer that belongs to no group: for reading a span of a topic."""
+    options = consumer_options(settings)
+    del options["partition_assignment_strategy"]
+    options.pop("group_instance_id", None)
+    return options | {"group_id": None, "auto_offset_reset": "earliest"}
+
+
+def connect(kind: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A client of ``kind`` that has reached a broker, and its network client.
+
+    kafka-python says "unable to bootstrap" whatever went wrong and logs the reason; the reason is put back. What it
+    leaves behind when it fails, a thread and sockets, is closed.
+    """
+    made: list[Any] = []
+
+    def remember(**config: Any) -> Any:
+        made.append(KafkaNetClient(**config))
+        return made[-1]
+
+    with _Reasons() as reasons:
+        try:
+            return kind(**options, kafka_client=remember), made[0]
+        except (AssertionError, TypeError, ValueError) as error:
+            _close(made)
+            raise SettingsError(f"kafka: {error}") from error
+        except Exception as error:
+            _close(made)
+            where = f"connecting to {_text(options['bootstrap_servers'])}"
+            if isinstance(error, KafkaTimeoutError) and reasons.seen:
+                reason = reasons.seen[-1]
+                if remedy := _remedy(reason):
+                    raise Refused(f"Kafka: {where}: {reason}; {remedy}") from None
+                error = KafkaTimeoutError(reason)
+            raise translate(error, where) from None
+
+
+def _close(clients: list[Any]) -> None:
+    for client in clients:
+        client.close()
+
+
+def _remedy(reason: str) -> str | None:
+    """What to do about a failed connection that will fail again; None if it may be a matter of time."""
+    lowered = reason.lower()
+    if "saslauthenticationfailed" in lowered or "invalid credentials" in lowered:
+        return "check kafka.sasl_plain_username and kafka.sasl_plain_password"
+    if "saslmechanism" in lowered:
+        return "set kafka.sasl_mechanism to one that the broker has enabled"
+    if "certificate verify failed" in lowered:
+        return "set kafka.ssl_cafile to the authority that signed the broker's certificate"
+    if "certificate" in lowered or "ssl" in lowered:
+        return "see kafka.security_protocol and the kafka.ssl_… settings"
+    return None
+
+
+class _Reasons(logging.Handler):
+    """Remembers what kafka-python logs about connections, where alone it tells why one failed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[str] = []
+        self._logger = logging.getLogger("kafka.net.manager")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if "failed" in text and "bootstrap failed" not in text.lower():
+            self.seen.append(text.partition("failed: ")[2] or text)
+
+    def __enter__(self) -> Self:
+        _quiet()
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+
+
+def _quiet() -> None:
+    """Keep kafka-python's chatter out of the log; at debug level it also prints keys, values and requests."""
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    coordinator = logging.getLogger("kafka.coordinator.consumer")
+    if _expected not in coordinator.filters:
+        coordinator.addFilter(_expected)
+
+
+def _expected(record: logging.LogRecord) -> bool:
+    """Waiting for an open transaction is no error, yet it is logged as one ten times a second."""
+    return "UnstableOffsetCommit" not in record.getMessage()
+
+
+def _options(settings: Settings, kind: type[Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What was set, converted, over our defaults, as far as ``kind`` knows the keys."""
+    given = {key: _converted(key, value) for key, value in settings.kafka.client().items()}
+    merged = {**defaults, **given}
+    return {key: value for key, value in merged.items() if key in kind.DEFAULT_CONFIG}
+
+
+def _converted(key: str, value: Any) -> Any:
+    """One setting in the type that kafka-python expects; variables of the environment are always text."""
+    if key in OURS:
+        raise SettingsError(f"kafka.{key}: {OURS[key]}")
+    if key in OBJECTS:
+        raise SettingsError(f"kafka.{key}: a Python object, which cannot be set in a file; remove it")
+    kinds = (KafkaConsumer, KafkaProducer, KafkaAdminClient)
+    known = [kind.DEFAULT_CONFIG[key] for kind in kinds if key in kind.DEFAULT_CONFIG]
+    if not known:
+        raise SettingsError(
+            f"kafka.{key}: unknown to kafka-python; remove it, or see its documentation for the name"
+        )
+    default = known[0]
+    try:
+        if key == "partition_assignment_strategy":
+            names = value.split(",") if isinstance(value, str) else value
+            return [ASSIGNORS[str(name).strip()]() for name in names]
+        if key == "api_version":
+            parts = value.split(".") if isinstance(value, str) else value
+            return tuple(int(part) for part in parts)
+        if key == "compression_type":
+            return None if value == "none" else value
+        if isinstance(default, bool):
+            return _boolean(value)
+        if key in WHOLE or isinstance(default, int):
+            return _whole(value)
+        if isinstance(default, float):
+            return float(value)
+        return value
+    except (KeyError, TypeError, ValueError):
+        got = "" if any(word in key for word in SECRET) else f" (got {value!r})"
+        raise SettingsError(f"kafka.{key}: give {_wanted(key, default)}{got}") from None
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+        str(value).strip().lower()
+    ]
+
+
+def _whole(value: Any) -> int:
+    return int(str(value))  # by way of text, which refuses what only looks like a whole number: true, 1.0
+
+
+def _wanted(key: str, default: Any) -> str:
+    if key == "partition_assignment_strategy":
+        return f"a list of {', '.join(ASSIGNORS)}"
+    if key == "api_version":
+        return 'a version such as "3.8"'
+    if isinstance(default, bool):
+        return "true or false"
+    return "a whole number" if key in WHOLE or isinstance(default, int) else "a number"
+
+
+def _text(servers: str | list[str]) -> str:
+    return servers if isinstance(servers, str) else ",".join(servers)

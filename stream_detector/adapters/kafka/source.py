@@ -1,0 +1,228 @@
+"""Events from a Kafka topic, as a member of a consumer group."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from stream_detector.adapters.kafka.client import connect, consumer_options
+from stream_detector.adapters.kafka.failures import translate, translated, within
+from stream_detector.adapters.kafka.listener import Rebalances
+from stream_detector.codec import Decoder, Raw
+from stream_detector.errors import Fenced, Refused, Unavailable
+from stream_detector.events import Partition, Slice
+from stream_detector.ports import Ownership
+from stream_detector.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 15.0  # seconds that a question to the broker may take
+
+
+class KafkaSource:
+    """`ports.Source` on kafka-python. A partition is silent from its assignment to the first `seek`.
+
+    Beyond the port it is the group's membership, which an outlet needs: `membership`, `committed` and `commit`.
+    """
+
+    def __init__(self, settings: Settings, decoder: Decoder) -> None:
+        self._settings = settings
+        self._decoder = decoder
+        self._topic = settings.topics.events
+        self._consumer: Any = None
+        self._client: Any = None
+        self._ownership: Ownership | None = None
+        self._rebalances = Rebalances(self._on_assigned, self._on_revoked, self._on_lost)
+        self._owned: set[Partition] = set()
+        self._positions: dict[
+            Partition, int
+        ] = {}  # end of the last slice, or where `seek` led; absent: not sought
+
+    def open(self, ownership: Ownership) -> None:
+        """Connect and join; partitions arrive by `ownership` while `poll` is called."""
+        self.close()
+        self._consumer, self._client = connect(KafkaConsumer, consumer_options(self._settings))
+        self._ownership = ownership
+        try:
+            self.require([self._topic])
+            self._rebalances.attach(self._client.wakeup)
+            with translated("joining the group"):
+                self._consumer.subscribe([self._topic], listener=self._rebalances)
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self, timeout: float) -> list[Slice]:
+        """Wait for events; rebalances happen in here. See `ports.Source.poll`."""
+        consumer = self._opened()
+        fetched: Mapping[TopicPartition, list[Any]] = {}
+        try:
+            with translated("reading events"):
+                fetched = consumer.poll(timeout_ms=round(timeout * 1_000))
+            self._rebalances.raise_failure()
+            return self._slices(fetched)
+        except BaseException:
+            self._rewind()
+            raise
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read ``partition`` from ``offset``, and at all if this is the first time since it was assigned."""
+        if partition not in self._owned:
+            raise Fenced(f"{partition} is no longer assigned to this worker")
+        self._opened().seek(TopicPartition(*partition), offset)
+        self._positions[partition] = offset
+        self._consumer.resume(TopicPartition(*partition))
+
+    def bounds(self, partition: Partition) -> tuple[int, int]:
+        """The first offset that exists and the one after the last that is committed."""
+        tp, consumer = TopicPartition(*partition), self._opened()
+        with translated(f"asking for the bounds of {partition}"):
+            first = consumer.beginning_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp]
+            last = consumer.end_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp]
+        return int(first), int(last)
+
+    def lag(self) -> Mapping[Partition, int]:
+        """How far the log goes beyond what was polled, where a poll has told."""
+        lags = {}
+        for partition, position in self._positions.items():
+            end = self._consumer.highwater(TopicPartition(*partition)) if partition in self._owned else None
+            if end is not None:
+                lags[partition] = max(0, end - position)
+        return lags
+
+    @property
+    def finished(self) -> bool:
+        """A topic never ends."""
+        return False
+
+    def close(self) -> None:
+        """Leave the group."""
+        consumer, client = self._consumer, self._client
+        self._consumer = self._client = self._ownership = None
+        self._owned.clear()
+        self._positions.clear()
+        if consumer is None:
+            return
+        try:
+            consumer.close(autocommit=False, timeout_ms=5_000)
+        except Exception as error:  # whatever it is, we are leaving; the group will notice in time
+            log.warning("%s", translate(error, "leaving the group"))
+            client.close()
+
+    def membership(self, partitions: Collection[Partition]) -> Any:
+        """kafka-python's snapshot of our membership, to fence a delivery for ``partitions`` with.
+
+        The broker takes offsets in a transaction from nobody in particular without any check, so a consumer that has
+        just been thrown out of the group must be stopped here.
+        """
+        for partition in partitions:
+            if partition not in self._owned:
+                raise Fenced(f"{partition} is no longer assigned to this worker")
+        metadata = self._opened().group_metadata()
+        if metadata.generation_id < 0 or not metadata.member_id:
+            raise Fenced(f"no longer a member of the group {metadata.group_id}")
+        return metadata
+
+    def committed(self, partition: Partition, seconds: float) -> int | None:
+        """The group's committed position; one in an open transaction is waited for, up to ``seconds``."""
+        consumer = self._opened()
+        with translated(f"reading the committed position of {partition}"):
+            position = consumer.committed(TopicPartition(*partition), timeout_ms=seconds * 1_000)
+        return None if position is None else int(position)
+
+    def commit(self, positions: Mapping[Partition, int], seconds: float) -> None:
+        """Commit ``positions`` outside of any transaction."""
+        self.membership(positions)
+        offsets = {
+            TopicPartition(*partition): OffsetAndMetadata(offset) for partition, offset in positions.items()
+        }
+        with translated("committing positions"):
+            self._opened().commit(offsets, timeout_ms=seconds * 1_000)
+
+    def require(self, topics: Sequence[str]) -> None:
+        """Raise `Refused` for the first of ``topics`` that does not exist or that we may not see."""
+        with translated("asking for the topics"):
+            present = within(PATIENCE, self._opened().topics)
+        for topic in topics:
+            if topic not in present:
+                raise Refused(
+                    f"Kafka: topic {topic!r} does not exist or this user may not describe it; create it, grant"
+                    " DESCRIBE on it, or correct its name in the [topics] section"
+                )
+
+    def _opened(self) -> Any:
+        if self._consumer is None:
+            raise Unavailable("Kafka: the source is not open")
+        return self._consumer
+
+    def _slices(self, fetched: Mapping[TopicPartition, list[Any]]) -> list[Slice]:
+        slices = []
+        for partition, start in list(self._positions.items()):
+            tp = TopicPartition(*partition)
+            records = fetched.get(tp, [])
+            # The position is beyond the last record where transaction markers follow, and may move without records.
+            end = self._consumer.position(tp, timeout_ms=0)
+            if end is None:
+                end = records[-1].offset + 1 if records else start
+            if end < start or (records and records[0].offset < start):
+                self._start_over(partition)
+            elif end > start:
+                slices.append(self._slice(partition, start, end, records))
+        for piece in slices:  # only now: if decoding fails, nothing was taken
+            self._positions[piece.partition] = piece.end
+        return slices
+
+    def _slice(self, partition: Partition, start: int, end: int, records: list[Any]) -> Slice:
+        decoded = self._decoder.decode(
+            [Raw(record.offset, record.timestamp, record.key, record.value) for record in records]
+        )
+        return Slice(partition, start, end, decoded.events, decoded.rejects, decoded.raw)
+
+    def _start_over(self, partition: Partition) -> None:
+        """The log ends before our position: it was cut or made anew. Let the pipeline open the partition again."""
+        log.warning("%s: the log no longer reaches offset %d", partition, self._positions[partition])
+        tp = TopicPartition(*partition)
+        self._on_lost([tp])
+        self._on_assigned([tp])
+
+    def _rewind(self) -> None:
+        """Let the next poll bring again what the failed one had taken from the consumer."""
+        if self._consumer is None:
+            return
+        assigned = self._consumer.assignment()
+        for partition, position in self._positions.items():
+            tp = TopicPartition(*partition)
+            if tp in assigned:
+                self._consumer.seek(tp, position)
+
+    def _on_assigned(self, tps: list[TopicPartition]) -> None:
+        self._consumer.pause(*tps)  # nothing is read until the pipeline has sought
+        partitions = [Partition(*tp) for tp in tps]
+        self._owned.update(partitions)
+        self._forget(partitions)
+        if self._ownership is not None:
+            self._ownership.assigned(partitions)
+
+    def _on_revoked(self, tps: list[TopicPartition]) -> None:
+        partitions = [Partition(*tp) for tp in tps]
+        try:
+            if self._ownership is not None:
+                self._ownership.revoked(partitions)
+        finally:
+            self._owned.difference_update(partitions)
+            self._forget(partitions)
+
+    def _on_lost(self, tps: list[TopicPartition]) -> None:
+        partitions = [Partition(*tp) for tp in tps]
+        self._owned.difference_update(partitions)
+        self._forget(partitions)
+        if self._ownership is not None:
+            self._ownership.lost(partitions)
+
+    def _forget(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self._positions.pop(partition, None)

@@ -1,0 +1,345 @@
+"""Scoring on the device with Keras, on its TensorFlow or its JAX backend.
+
+One compiled function takes raw windows to scores: scaling, the model's forward pass, errors, contributions
+and thresholds are all inside, and the weights, statistics and thresholds stay on the device. Training
+calibrates through the same function, so that its errors are the service's errors.
+
+How a window's error is made (Malhotra et al. 2016, *LSTM-based Encoder-Decoder for Multi-sensor Anomaly
+Detection*). With the residual ``r = x̂ - x`` of each step in scaled units, its mean ``μ`` and covariance
+``Σ`` on normal windows:
+
+===========  ======================  =======================  ===================================
+kind         step error ``s[t]``     window error             share of feature ``f`` at ``t``
+===========  ======================  =======================  ===================================
+mahalanobis  ``(r-μ)ᵀ Σ⁻¹ (r-μ)``    ``sqrt(mean_t(s) / F)``  ``max((r-μ)_f (Σ⁻¹ (r-μ))_f, 0)``
+mse          ``Σ_f r²``              ``mean_t(s) / F``        ``r²``
+mae          ``Σ_f |r|``             ``mean_t(s) / F``        ``|r|``
+===========  ======================  =======================  ===================================
+
+The worst step is ``argmax_t s[t]``. Contributions are the shares, averaged over the steps and divided by
+their sum.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+from keras import ops
+
+from stream_detector.bundle import Bundle, ErrorStatistics, Scaler
+from stream_detector.errors import BundleError, SettingsError, Unavailable
+from stream_detector.events import Errors, Float32, Float64
+
+LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
+BUCKETS = (16, 64, 256, 1024, 4096, 16384)  # batch sizes that are compiled; others are padded to the next
+
+Tensor: TypeAlias = Any  # of whichever backend runs
+Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]  # errors (n), step errors (n, W), shares (n, W, F)
+Tables: TypeAlias = dict[str, Tensor]  # center, scale, mean (F); whitening (F, F); thresholds (rows)
+Call: TypeAlias = Callable[[Tensor], Tensor]  # the model, (n, W, F) to (n, W, F), in scaled units
+Program: TypeAlias = Callable[[Call, Tables, Tensor, Tensor], Tensor]
+
+
+def scaled(tables: Tables, values: Tensor) -> Tensor:
+    """Raw windows (n, W, F) as the model sees them."""
+    return ops.clip((values - tables["center"]) / tables["scale"], -LIMIT, LIMIT)
+
+
+def mahalanobis(residual: Tensor, tables: Tables) -> Parts:
+    """Distance from the normal residuals; of about 1 where residuals are as on normal windows."""
+    centered = residual - tables["mean"]  # (n, W, F)
+    white = ops.matmul(centered, tables["whitening"])  # (n, W, F), so that its square is the squared distance
+    steps = ops.sum(ops.square(white), axis=2)  # (n, W)
+    shares = ops.relu(centered * ops.matmul(white, ops.transpose(tables["whitening"])))  # (n, W, F)
+    return ops.sqrt(ops.mean(steps, axis=1) / residual.shape[2]), steps, shares
+
+
+def mse(residual: Tensor, tables: Tables) -> Parts:
+    """Mean squared residual."""
+    shares = ops.square(residual)  # (n, W, F)
+    return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
+
+
+def mae(residual: Tensor, tables: Tables) -> Parts:
+    """Mean absolute residual."""
+    shares = ops.abs(residual)  # (n, W, F)
+    return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
+
+
+ERRORS: dict[str, Callable[[Tensor, Tables], Parts]] = {"mahalanobis": mahalanobis, "mse": mse, "mae": mae}
+
+
+def score_with(kind: str) -> Program:
+    """The program that scores; results stand side by side, to come back to the host in one transfer."""
+
+    def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+        seen = scaled(tables, values)
+        error, steps, shares = ERRORS[kind](call(seen) - seen, tables)
+        threshold = ops.take(tables["thresholds"], rows)  # (n)
+        weight = ops.mean(shares, axis=1)  # (n, F)
+        total = ops.sum(weight, axis=1, keepdims=True)  # (n, 1)
+        even = ops.ones_like(weight) / weight.shape[1]  # of an error of nothing
+        contributions = ops.where(total > 0, weight / ops.where(total > 0, total, 1.0), even)
+        worst = ops.cast(ops.argmax(steps, axis=1), "float32")  # exact below 2**24
+        return ops.concatenate(
+            [ops.stack([error / threshold, error, threshold, worst], axis=1), contributions], axis=1
+        )
+
+    return score  # (n, 4 + F): score, error, threshold, worst step, contributions
+
+
+def residuals(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+    """The program behind error statistics: ``x̂ - x`` in scaled units, (n, W, F)."""
+    seen = scaled(tables, values)
+    return call(seen) - seen
+
+
+def expected(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+    """The program behind pictures and alerts: ``x̂`` in raw units, (n, W, F)."""
+    return call(scaled(tables, values)) * tables["scale"] + tables["center"]
+
+
+class CompiledModel:
+    """A model with its tables on the device, and programs over them compiled for fixed batch sizes."""
+
+    def __init__(
+        self,
+        model: Any,
+        length: int,
+        scaler: Scaler,
+        errors: ErrorStatistics,
+        thresholds: Float64,
+        buckets: list[int],
+    ) -> None:
+        size = len(scaler.center)
+        self.model = model
+        self.shape = (length, size)
+        self.kind = errors.kind
+        self.buckets = buckets
+        self.tables = {
+            "center": _resident(scaler.center),
+            "scale": _resident(scaler.scale),
+            "mean": _resident(errors.mean or np.zeros(size)),
+            "whitening": _resident(errors.whitening or np.eye(size)),
+            "thresholds": _resident(thresholds),
+        }
+        self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
+
+    def warm(self) -> None:
+        """Compile scoring for every bucket."""
+        for bucket in self.buckets:
+            self._run("score", np.zeros((bucket, *self.shape), np.float32), np.zeros(bucket, np.int32))
+
+    def errors(self, values: Float32, rows: Sequence[int]) -> Errors:
+        """Errors of ``n`` raw windows (n, W, F), judged by the thresholds in these rows of the table."""
+        flat = self._run("score", values, np.asarray(rows, np.int32))  # (n, 4 + F)
+        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 4:], flat[:, 3].astype(np.int32))
+
+    def residuals(self, values: Float32) -> Float32:
+        """Residuals in scaled units, (n, W, F)."""
+        return self._run("residuals", values, np.zeros(len(values), np.int32))
+
+    def expected(self, values: Float32) -> Float32:
+        """Reconstructions in raw units, (n, W, F)."""
+        return self._run("expected", values, np.zeros(len(values), np.int32))
+
+    def _run(self, name: str, values: Float32, rows: Any) -> Float32:
+        """Cut and pad to the buckets, put all cuts in the device's queue, then wait for the results."""
+        if values.shape[1:] != self.shape:
+            raise ValueError(f"windows are {values.shape[1:]}, the model takes {self.shape}")
+        waiting: list[tuple[int, Tensor]] = []
+        at = 0
+        try:
+            while at < len(values):
+                left = min(len(values) - at, self.buckets[-1])
+                bucket = next(size for size in self.buckets if size >= left)
+                window = np.zeros((bucket, *self.shape), np.float32)
+                window[:left] = values[at : at + left]
+                row = np.zeros(bucket, np.int32)
+                row[:left] = rows[at : at + left]
+                waiting.append((left, self._program(name, bucket)(window, row)))
+                at += left
+            done = [np.asarray(ops.convert_to_numpy(result), np.float32)[:left] for left, result in waiting]
+        except Exception as error:  # whatever the device's library raises: out of memory, device lost, …
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise Unavailable(
+                f"the device failed on {len(values)} windows: {first}; "
+                "lower device.max_batch_windows, or check the device"
+            ) from error
+        wide = 4 + self.shape[1]
+        nothing = np.zeros((0, wide) if name == "score" else (0, *self.shape), np.float32)
+        return np.concatenate(done) if done else nothing
+
+    def _program(self, name: str, bucket: int) -> Callable[[Float32, Any], Tensor]:
+        if (name, bucket) not in self.compiled:
+            program = {"score": score_with(self.kind), "residuals": residuals, "expected": expected}[name]
+            self.compiled[name, bucket] = COMPILERS[keras.backend.backend()](
+                program, self.model, self.tables, (bucket, *self.shape)
+            )
+        return self.compiled[name, bucket]
+
+
+class KerasScorer:
+    """`ports.Scorer` on Keras. ``load`` before anything else; not thread-safe."""
+
+    def __init__(self, bundle: Bundle, max_batch_windows: int = 1024) -> None:
+        self.bundle = bundle
+        self.features = bundle.manifest.features
+        self.length = bundle.manifest.length
+        self.max_batch_windows = max_batch_windows
+        self.compiled: CompiledModel | None = None
+
+    def load(self) -> None:
+        """Make the model from the bundle's verified bytes and put it on the device.
+
+        Raises `BundleError` if it is no such model, `SettingsError` if Keras runs on a backend that is not
+        ours.
+        """
+        prepare_backend()
+        model = load_model(self.bundle)
+        bundle = self.bundle
+        self.compiled = CompiledModel(
+            model,
+            self.length,
+            bundle.scaler,
+            bundle.errors,
+            bundle.thresholds.values,
+            buckets_up_to(self.max_batch_windows),
+        )
+
+    def warm(self) -> None:
+        """Compile every bucket; takes about a second each."""
+        self._loaded().warm()
+
+    def score(self, sensors: Sequence[str], values: Float32) -> Errors:
+        """Errors of windows (n, W, F) in raw units without NaN. Raises `Unavailable` if the device fails."""
+        return self._loaded().errors(values, self.bundle.thresholds.rows(sensors))
+
+    def reconstruct(self, values: Float32) -> Float32:
+        """What the model expected, (n, W, F) in raw units; compiled on first use."""
+        return self._loaded().expected(values)
+
+    def _loaded(self) -> CompiledModel:
+        if self.compiled is None:
+            raise RuntimeError("call load() first")
+        return self.compiled
+
+
+def buckets_up_to(most: int) -> list[int]:
+    """Batch sizes to compile: those of `BUCKETS` below the largest batch, and the largest batch itself."""
+    return [size for size in BUCKETS if size < most] + [most]
+
+
+def load_model(bundle: Bundle) -> Any:
+    """The Keras model of a bundle, without pickles and without code (`safe_mode`). Raises `BundleError`."""
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # Keras reads paths only; the bundle's folder may be replaced by now
+        file = Path(folder) / "model.keras"
+        file.write_bytes(bundle.model)
+        try:
+            model = keras.saving.load_model(file, custom_objects=None, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises whatever its readers raise: zipfile, json, h5py, its own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BundleError(
+                f"{bundle.path}: model.keras cannot be loaded: {first}; train the bundle again"
+            ) from error
+    wanted = (None, bundle.manifest.length, len(bundle.manifest.features))
+    for what, shape in (("takes", model.input_shape), ("returns", model.output_shape)):
+        if shape != wanted:
+            raise BundleError(
+                f"{bundle.path}: model.keras {what} {shape}, not {wanted}; train the bundle again"
+            )
+    return model
+
+
+def prepare_backend() -> None:
+    """Settings of the backend that scoring and calibration share. Raises `SettingsError` for others."""
+    name = keras.backend.backend()
+    if name not in COMPILERS:
+        raise SettingsError(f"KERAS_BACKEND={name}: not supported; set it to one of {', '.join(COMPILERS)}")
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        # Thresholds may be calibrated on a CPU and used on a GPU: TF32's ten-bit mantissa would move scores.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            with suppress(RuntimeError):  # in use by us already: too late to change, and no harm
+                tf.config.experimental.set_memory_growth(gpu, True)  # several workers share one GPU
+
+
+def _resident(values: Any) -> Tensor:
+    return ops.convert_to_tensor(np.asarray(values, np.float32))
+
+
+def _without_cudnn(layer: Any) -> None:
+    """Recurrent layers as plain loops: cuDNN's kernels cannot be part of a compiled function."""
+    if hasattr(layer, "use_cudnn"):
+        layer.use_cudnn = False
+    for inner in [
+        *getattr(layer, "layers", []),
+        getattr(layer, "layer", None),
+        getattr(layer, "forward_layer", None),
+    ]:
+        if inner is not None and inner is not layer:
+            _without_cudnn(inner)
+    backward = getattr(layer, "backward_layer", None)
+    if backward is not None:
+        _without_cudnn(backward)
+
+
+def _compile_tensorflow(
+    program: Program, model: Any, tables: Tables, shape: tuple[int, int, int]
+) -> Callable[[Float32, Any], Tensor]:
+    import tensorflow as tf
+
+    _without_cudnn(model)
+
+    def run(values: Tensor, rows: Tensor) -> Tensor:
+        return program(lambda seen: model(seen, training=False), tables, values, rows)
+
+    signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec(shape[:1], tf.int32)]
+    concrete = tf.function(
+        run, input_signature=signature, jit_compile=True, autograph=False
+    ).get_concrete_function()
+    return lambda values, rows: concrete(tf.constant(values), tf.constant(rows))
+
+
+def _compile_jax(
+    program: Program, model: Any, tables: Tables, shape: tuple[int, int, int]
+) -> Callable[[Float32, Any], Tensor]:
+    import jax
+
+    _without_cudnn(model)
+    weights = [
+        [variable.value for variable in part]
+        for part in (model.trainable_variables, model.non_trainable_variables)
+    ]
+
+    def run(weights: list[list[Tensor]], tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+        def call(seen: Tensor) -> Tensor:
+            return model.stateless_call(weights[0], weights[1], seen, training=False)[0]
+
+        return program(call, tables, values, rows)
+
+    with jax.default_matmul_precision("float32"):  # as with TensorFlow: no TF32
+        concrete = (
+            jax.jit(run)
+            .lower(
+                weights,
+                tables,
+                np.zeros(shape, np.float32),
+                np.zeros(shape[:1], np.int32),
+            )
+            .compile()
+        )
+    return lambda values, rows: concrete(weights, tables, values, rows)
+
+
+COMPILERS = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}

@@ -1,0 +1,247 @@
+"""Facts of the pipeline as Prometheus metrics, and the HTTP port that shows them beside health."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import numpy as np
+from numpy.typing import ArrayLike
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from stream_detector.errors import SettingsError
+from stream_detector.events import Errors, Float32, Model, Partition, Windows
+from stream_detector.ports import Delivery
+
+PREFIX = "stream_detector"
+STAGES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+BATCHES = tuple(float(1 << power) for power in range(14))  # windows: 1 … 8192
+SCORES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)  # 1: threshold
+LATENCIES = (*STAGES[4:], 30.0, 60.0, 300.0, 1800.0, 7200.0)  # seconds
+LABELS = 50  # different values a label may take; what comes after is counted as "other"
+OWN_COUNTERS = ("late", "duplicate")  # rules that have a counter of their own
+
+
+class Spread(Collector):
+    """A histogram that takes whole arrays: prometheus_client's takes one value a call, in Python."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+        self._name, self._text = name, text
+        self._bounds = np.asarray(bounds)
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def observe(self, values: ArrayLike) -> None:
+        """Count each of ``values``; those that are no numbers are left out."""
+        array = np.asarray(values, np.float64).ravel()
+        array = array[np.isfinite(array)]
+        counts = np.bincount(np.searchsorted(self._bounds, array), minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += float(array.sum())
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        with self._lock:
+            running, total = np.cumsum(self._counts).tolist(), self._sum
+        names = [*(repr(bound) for bound in self._bounds.tolist()), "+Inf"]
+        yield HistogramMetricFamily(self._name, self._text, list(zip(names, running, strict=True)), total)
+
+
+class PrometheusObserver:
+    """`ports.Observer` with a registry of its own, so that several can live in one process."""
+
+    def __init__(self, model: Model, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.registry = registry = CollectorRegistry()
+        self._labels: dict[str, set[str]] = {}
+        self._lags: set[Partition] = set()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+            return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
+
+        self._events = counter("events", "Events accepted.")
+        self._rejects = counter("rejects", "Events rejected, by reason.", ["reason"])
+        self._late = counter("late", "Events older than their sensor's newest by more than the grace.")
+        self._duplicate = counter("duplicate", "Events that repeat a sensor's timestamp.")
+        self._rules = counter("rules", "Other event rules that applied, by rule.", ["rule"])
+        self._windows = counter("windows", "Windows scored.")
+        self._batches = counter("batches", "Batches of windows scored.")
+        self._alerts = counter("alerts", "Changes of alerts published.", ["severity", "status"])
+        self._openings = counter("partition_restarts", "Partitions opened, by what was found.", ["case"])
+        self._reloads = counter("bundle_reloads", "Attempts to load another bundle.", ["outcome"])
+        self._sizes = Histogram(
+            f"{PREFIX}_batch_size_windows", "Windows in a batch.", buckets=BATCHES, registry=registry
+        )
+        self._stages = Histogram(
+            f"{PREFIX}_stage_duration_seconds",
+            "Time in each stage.",
+            ["stage"],
+            buckets=STAGES,
+            registry=registry,
+        )
+        self._scores = Spread(f"{PREFIX}_score", "Scores; 1 is the threshold.", SCORES, registry)
+        self._latency = Spread(
+            f"{PREFIX}_latency_seconds", "From a window's last event to its publication.", LATENCIES, registry
+        )
+        self._lag = gauge("consumer_lag_events", "Offsets behind the end of the log.", ["topic", "partition"])
+        self._pending = gauge("pending_windows", "Windows that filled and are not yet settled.")
+        self._sensors = gauge("sensors", "Sensors with state here.")
+        self._partitions = gauge("assigned_partitions", "Partitions assigned to this worker.")
+        self._flight = gauge("in_flight_batches", "Batches scored and not yet published.")
+        self._delivered = gauge("last_delivery_timestamp_seconds", "When a delivery last succeeded.")
+        self._model = gauge("model_info", "The model that judges; always 1.", ["name", "version"])
+        self._reload = gauge("bundle_last_reload_successful", "Whether the last bundle could be loaded.")
+        self._reloaded = gauge("bundle_last_reload_success_timestamp_seconds", "When that was.")
+        self.serving(model)
+
+    def serving(self, model: Model) -> None:
+        """This model judges from now on."""
+        self._model.clear()
+        self._model.labels(model.name, model.version).set(1)
+        self._reload.set(1)
+        self._reloaded.set(self._clock())
+        self._reloads.labels("success").inc()
+
+    def reload_failed(self) -> None:
+        """Another bundle could not be loaded; the model before it goes on."""
+        self._reload.set(0)
+        self._reloads.labels("failure").inc()
+
+    def took(self, stage: str, seconds: float) -> None:
+        self._stages.labels(self._bounded("stage", stage)).observe(seconds)
+
+    def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:
+        self._events.inc(events)
+        for reason, count in rejects.items():
+            self._rejects.labels(self._bounded("reason", reason)).inc(count)
+        self._late.inc(rules.get("late", 0))
+        self._duplicate.inc(rules.get("duplicate", 0))
+        for rule, count in rules.items():
+            if rule not in OWN_COUNTERS:
+                self._rules.labels(self._bounded("rule", rule)).inc(count)
+
+    def scored(self, windows: Windows, errors: Errors) -> None:
+        self._windows.inc(len(windows))
+        self._batches.inc()
+        self._sizes.observe(len(windows))
+        self._scores.observe(errors.score)
+        self._flight.inc()
+
+    def delivered(self, delivery: Delivery, latency_ms: Sequence[float] | Float32) -> None:
+        for alert in delivery.alerts:
+            self._alerts.labels(alert.severity, alert.status).inc()
+        self._latency.observe(np.asarray(latency_ms, np.float64) / 1_000)
+        self._flight.set(0)
+        self._delivered.set(self._clock())
+
+    def reconciled(self, partition: Partition, case: str) -> None:
+        self._openings.labels(self._bounded("case", case)).inc()
+
+    def gauges(self, *, partitions: int, sensors: int, pending: int, lag: Mapping[Partition, int]) -> None:
+        self._partitions.set(partitions)
+        self._sensors.set(sensors)
+        self._pending.set(pending)
+        for gone in self._lags - lag.keys():  # a partition that went elsewhere is somebody else's to report
+            self._lag.remove(gone.topic, str(gone.number))
+        for partition, offsets in lag.items():
+            self._lag.labels(partition.topic, str(partition.number)).set(offsets)
+        self._lags = set(lag)
+
+    def _bounded(self, label: str, value: str) -> str:
+        seen = self._labels.setdefault(label, set())
+        if value not in seen:
+            if len(seen) >= LABELS:
+                return "other"
+            seen.add(value)
+        return value
+
+    def serve(
+        self, host: str, port: int, live: Callable[[], bool], ready: Callable[[], tuple[bool, str]]
+    ) -> Server:
+        """Answer on /metrics, /livez and /readyz from a daemon thread. Port 0 takes a free one."""
+        app = _application(make_wsgi_app(self.registry), live, ready)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        kind = type("_Server", (_Server,), {"address_family": family})
+        try:
+            return Server(make_server(host, port, app, kind, _Handler))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise SettingsError(
+                    f"metrics.port: {port} is taken on {host}; set another, or 0 for any free one"
+                ) from None
+            why = error.strerror or error
+            raise SettingsError(f"metrics.host: cannot listen on {host}:{port}: {why}") from None
+
+
+class Server:
+    """The HTTP port while it is open."""
+
+    def __init__(self, server: WSGIServer) -> None:
+        self._server = server
+        self.port: int = server.server_address[1]
+        self._thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering; safe to call twice."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5.0)
+
+
+def _application(
+    metrics: Callable[..., Any], live: Callable[[], bool], ready: Callable[[], tuple[bool, str]]
+) -> WSGIApplication:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return _text(start_response, "405 Method Not Allowed", "GET or HEAD")
+        if path == "/metrics":
+            answer: Iterable[bytes] = metrics(environ, start_response)
+            return answer
+        if path == "/livez":
+            well, message = live(), "the loop turns"
+            return _health(start_response, well, message if well else "the loop does not turn")
+        if path == "/readyz":
+            return _health(start_response, *ready())
+        return _text(start_response, "404 Not Found", "/metrics, /livez and /readyz are here")
+
+    return application
+
+
+def _health(start_response: StartResponse, well: bool, message: str) -> Iterable[bytes]:
+    return _text(start_response, "200 OK" if well else "503 Service Unavailable", message)
+
+
+def _text(start_response: StartResponse, status: str, message: str) -> Iterable[bytes]:
+    body = f"{message}\n".encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    start_response(status, headers)
+    return [body]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """One slow client must not keep a probe of the orchestrator waiting."""
+
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10.0  # seconds a client may be silent
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is wsgiref's
+        """Say nothing: probes come every few seconds."""

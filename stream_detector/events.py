@@ -1,0 +1,184 @@
+"""Value types that flow through the pipeline: events, windows, scores and alerts.
+
+Whatever exists once per event or per window is a column in a NumPy array; whatever a user reads is a record.
+Times are epoch milliseconds (UTC) inside the program and RFC 3339 strings in what it publishes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Int64: TypeAlias = NDArray[np.int64]
+Float32: TypeAlias = NDArray[np.float32]
+Float64: TypeAlias = NDArray[np.float64]
+Bool: TypeAlias = NDArray[np.bool_]
+
+
+class Partition(NamedTuple):
+    """One ordered log of events: a Kafka topic partition, or a file read as one."""
+
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Decoded events of one partition, in offset order. ``n`` events, ``F`` features."""
+
+    sensors: list[str]  # (n)
+    timestamps: Int64  # (n) event time, epoch ms
+    values: Float32  # (n, F) NaN where the event has no value; never infinite
+    offsets: Int64  # (n) strictly rising
+    arrivals: Int64  # (n) the record's own timestamp at the broker, epoch ms; -1 where there is none
+
+    def __len__(self) -> int:
+        return len(self.sensors)
+
+    def take(self, chosen: NDArray[np.intp] | Bool | slice) -> Events:
+        """The chosen events, in their order."""
+        rows = np.arange(len(self))[chosen]
+        return Events(
+            [self.sensors[row] for row in rows],
+            self.timestamps[chosen],
+            self.values[chosen],
+            self.offsets[chosen],
+            self.arrivals[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An event that cannot be used, with its raw bytes, for the dead-letter topic."""
+
+    offset: int
+    reason: str  # a short fixed word, fit as a metric label: "not-json", "late", …
+    message: str  # one line for a person
+    key: bytes | None = None
+    value: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one poll brought from one partition: its events, its rejects, and the positions around them.
+
+    ``start`` is the position that was polled from and ``end`` the position after. They are not the first and last
+    offsets: transaction markers and compaction leave gaps in a log.
+    """
+
+    partition: Partition
+    start: int
+    end: int
+    events: Events
+    rejects: list[Reject]
+    raw: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)  # (key, value) of each event
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows that are ready to be scored. ``n`` windows of ``W`` events with ``F`` features."""
+
+    sensors: list[str]  # (n)
+    values: Float32  # (n, W, F) raw units, imputed where something was missing
+    timestamps: Int64  # (n, 2) of the first and the last event
+    offsets: Int64  # (n, 2) of the first and the last event
+    imputed: Bool  # (n, F) whether any value of the feature was imputed
+    confidence: Float32  # (n) share of the window's values that were measured, 0..1
+
+    def __len__(self) -> int:
+        return len(self.sensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """What the device returns for ``n`` windows: no verdicts yet."""
+
+    score: Float32  # (n) error / threshold, so that >= 1 is anomalous for every model
+    error: Float32  # (n)
+    threshold: Float32  # (n) the one that applied to the window's sensor
+    contributions: Float32  # (n, F) share of each feature in the error; rows sum to 1
+    worst_step: NDArray[np.int32]  # (n) the step of the window with the largest error, from 0
+
+    def cut(self, start: int, stop: int) -> Errors:
+        """Those of the windows ``start`` to ``stop``."""
+        part = slice(start, stop)
+        return Errors(
+            self.score[part], self.error[part], self.threshold[part], self.contributions[part], self.worst_step[part]
+        )
+
+
+class Model(msgspec.Struct, frozen=True):
+    """Which model judged."""
+
+    name: str
+    version: str
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The events that a score came from."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    last_offset: int
+
+
+State: TypeAlias = Literal["normal", "pending", "firing"]
+Severity: TypeAlias = Literal["minor", "major", "critical"]
+
+
+class Score(msgspec.Struct, frozen=True):
+    """One record of the scores topic: one window."""
+
+    id: str
+    sensor_id: str
+    window_start: str
+    window_end: str
+    events: int
+    score: float
+    threshold: float
+    error: float
+    state: State
+    contributions: dict[str, float]
+    worst_step: int
+    confidence: float
+    imputed: list[str]
+    model: Model
+    source: Origin
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """One record of the alerts topic: one change of one alert's state."""
+
+    id: str
+    revision: int
+    status: Literal["firing", "resolved"]
+    kind: Literal["anomaly", "silence", "fault"]
+    sensor_id: str
+    severity: Severity
+    started_at: str
+    ended_at: str | None
+    score: float
+    peak_score: float
+    threshold: float
+    contributions: dict[str, float]
+    observed: dict[str, float]
+    expected: dict[str, float]
+    summary: str
+    model: Model
+    source: Origin
+
+
+class Finding(NamedTuple):
+    """One line of `stream-detector check`."""
+
+    what: str
+    ok: bool
+    message: str  # says what to do if not ok

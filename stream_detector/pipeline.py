@@ -1,0 +1,274 @@
+"""The hot path and the reconciliation: events in, each counted exactly once, whatever dies.
+
+The commit point is the outlet's delivery, which holds the results and the input positions. The window store is a
+function of its position and is moved by compare-and-set alone. ``ARCHITECTURE.md`` follows one event through here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from stream_detector.alerts import Incident
+from stream_detector.errors import Damaged, Moved
+from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice
+from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
+from stream_detector.reconcile import Owned, Work, reconcile
+from stream_detector.sensors import Rules
+from stream_detector.settings import Settings
+from stream_detector.verdicts import alert_records, judge, score_records
+from stream_detector.windows import advance, assemble, pack_waiting
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Flight:
+    """The batch that the device works on."""
+
+    works: list[Work]
+    errors: Future[tuple[Errors, float]]
+    launched: float
+
+
+class Pipeline:
+    """Source → windows → device → verdicts → outlet, one batch in flight. Also the source's `Ownership`."""
+
+    def __init__(
+        self,
+        source: Source,
+        store: WindowStore,
+        scorer: Scorer,
+        outlet: Outlet,
+        observer: Observer,
+        rules: Rules,
+        model: Model,
+        settings: Settings,
+        *,
+        now_ms: Callable[[], float] = lambda: time.time() * 1_000,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.source, self.store, self.scorer, self.outlet, self.observer = source, store, scorer, outlet, observer
+        self.rules, self.model, self.settings = rules, model, settings
+        self.now_ms, self.clock = now_ms, clock
+        self.owned: dict[Partition, Owned] = {}
+        self.waiting: list[Partition] = []  # assigned, not reconciled yet
+        self.flight: Flight | None = None
+        self.device = ThreadPoolExecutor(1, thread_name_prefix="device")
+
+    # -- the hot path ---------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """One turn of the loop. After `Unavailable` or `Fenced`: `reset`, then go on turning."""
+        batch = self._poll()
+        works = [work for part in batch if (work := self._append(part)) is not None]
+        works += self._reconcile()  # partitions that are new here, with what earlier owners left undelivered
+        launched = self._launch(works)  # the device scores this batch while …
+        self._finish()  # … the one before is published
+        self.flight = launched
+        self._tell()
+
+    def drain(self) -> None:
+        """Publish what is in flight."""
+        self._finish()
+
+    def _poll(self) -> list[Slice]:
+        started = self.clock()
+        batch = self.source.poll(0 if self.flight else self.settings.poll.timeout / 1_000)
+        self.observer.took("poll", self.clock() - started)
+        return batch
+
+    def _append(self, batch: Slice) -> Work | None:
+        """Move a partition's windows on by a batch; None if it is not ours or must be loaded again."""
+        partition, owned = batch.partition, self.owned.get(batch.partition)
+        if owned is None:
+            return None
+        if batch.start != owned.position:
+            self._reopen(partition, Moved(f"the log goes on at {batch.start}, the windows at {owned.position}"))
+            return None
+        started = self.clock()
+        change = advance(owned.table, batch.events, batch.raw)
+        rejects = sorted([*batch.rejects, *change.rejects], key=lambda reject: reject.offset)
+        update = Update(
+            life=owned.life,
+            layout=self.rules.layout,
+            first=owned.first,
+            start=batch.start,
+            end=batch.end,
+            settled=owned.settled,
+            sensors=change.sensors,
+            rows=change.rows,
+            headers=change.headers,
+            keep=change.keep,
+            tails=change.tails,
+            expired=change.expired,
+            pending=pack_waiting(change, rejects),
+            waiting=[name for name, tail in zip(change.sensors, change.tails, strict=True) if tail],
+        )
+        try:
+            windows = assemble(self.rules, change, self.store.append(partition, update))
+        except Moved as moved:
+            self._reopen(partition, moved)
+            return None
+        owned.first, owned.position = False, batch.end
+        self.observer.took("append", self.clock() - started)
+        self.observer.received(change.counts["accepted"], _reasons(rejects), change.counts)
+        return Work(partition, owned, batch.end, windows, rejects, dict(zip(change.sensors, change.added, strict=True)))
+
+    def _launch(self, works: list[Work]) -> Flight | None:
+        """Give all windows of all partitions to the device, in one call."""
+        if not works:
+            return None
+        sensors = [sensor for work in works for sensor in work.windows.sensors]
+        values = np.concatenate([work.windows.values for work in works])
+        return Flight(works, self.device.submit(self._score, sensors, values), self.clock())
+
+    def _score(self, sensors: Sequence[str], values: Float32) -> tuple[Errors, float]:
+        started = self.clock()
+        return self.scorer.score(sensors, values), started
+
+    def _finish(self) -> None:
+        """Judge, publish and settle the batch in flight."""
+        flight, self.flight = self.flight, None
+        if flight is None:
+            return
+        errors, started = flight.errors.result()
+        self.observer.took("queue", started - flight.launched)
+        self.observer.took("compute", self.clock() - started)
+        delivery, changed, ended = self._judge(flight.works, errors)
+        started = self.clock()
+        if delivery.positions:
+            self.outlet.deliver(delivery)
+            self.observer.took("deliver", self.clock() - started)
+            self.observer.delivered(delivery, (self.now_ms() - ended).astype(np.float32))
+        started = self.clock()
+        for work in flight.works:
+            if self.owned.get(work.partition) is work.owned:
+                self._settle(work, changed[work.partition])
+        self.observer.took("settle", self.clock() - started)
+
+    def _judge(
+        self, works: list[Work], errors: Errors
+    ) -> tuple[Delivery, dict[Partition, dict[str, Incident | None]], Int64]:
+        """What to publish, which alert states changed by partition, and the end times of the published windows."""
+        delivery, at = Delivery([], [], [], {}), 0
+        changed: dict[Partition, dict[str, Incident | None]] = {}
+        ends: list[Int64] = [np.empty(0, np.int64)]
+        for work in works:
+            windows, mine = work.windows, errors.cut(at, at + len(work.windows))
+            at += len(windows)
+            if self.owned.get(work.partition) is not work.owned:
+                continue  # taken away, or to be loaded again: its new owner judges it
+            owned = work.owned
+            judged = judge(work.partition, windows, mine, owned.incidents, self.settings.alerts)
+            changed[work.partition] = judged.touched
+            self.observer.scored(windows, mine)
+            # What ends before the committed offset has been published by an earlier owner.
+            fresh = windows.offsets[:, 1] >= owned.committed
+            wanted = {"all": fresh, "anomalous": fresh & (mine.score >= 1), "none": fresh & False}
+            chosen = np.flatnonzero(wanted[self.settings.publish.scores])
+            about = work.partition, windows, mine
+            names = self.rules.features, self.model
+            delivery.scores.extend(score_records(*about, judged.states, chosen, *names))
+            changes = [change for change in judged.changes if fresh[change[0]]]
+            delivery.alerts.extend(alert_records(*about, changes, self._expect, *names))
+            new = [reject for reject in work.rejects if reject.offset >= owned.committed]
+            delivery.rejects.extend((work.partition, reject) for reject in new)
+            ends.append(windows.timestamps[fresh, 1])
+            if work.end > owned.committed:
+                delivery.positions[work.partition] = work.end
+        return delivery, changed, np.concatenate(ends)
+
+    def _expect(self, values: Float32) -> Float32:
+        return self.device.submit(self.scorer.reconstruct, values).result()
+
+    def _settle(self, work: Work, touched: Mapping[str, Incident | None]) -> None:
+        owned = work.owned
+        owned.committed = max(owned.committed, work.end)
+        alerts = {name: msgspec.msgpack.encode(state) if state else None for name, state in touched.items()}
+        try:
+            self.store.settle(work.partition, owned.life, owned.settled, work.end, alerts)
+        except Moved as moved:
+            self._reopen(work.partition, moved)
+            return
+        owned.settled = work.end
+        owned.table.settled(work.added)
+
+    # -- partitions come and go (`ports.Ownership`) ---------------------------------------------------------------
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Remember them: the source may not be asked anything before its poll has returned."""
+        self.waiting.extend(partitions)
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Publish what is in flight while the partitions are still ours, then let go of them."""
+        self._finish()
+        self._drop(partitions)
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        """They are somebody else's already: whatever is in flight of them is abandoned."""
+        self._drop(partitions)
+
+    def reset(self) -> None:
+        """After an outage or a fencing: forget what is in memory and reconcile every partition again."""
+        self.flight = None
+        self.waiting = list(dict.fromkeys([*self.waiting, *self.owned]))
+        self.owned.clear()
+
+    def close(self) -> None:
+        """Leave the group, let go of everything; what is in flight and not drained is left to the next owner."""
+        self.device.shutdown(wait=True, cancel_futures=True)
+        for part in (self.source, self.outlet, self.store):
+            part.close()
+
+    def _drop(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self.owned.pop(partition, None)
+        self.waiting = [partition for partition in self.waiting if partition not in partitions]
+
+    def _reopen(self, partition: Partition, moved: Moved) -> None:
+        log.info("partition %s: %s; loading its windows again", partition, moved)
+        owned = self.owned.pop(partition, None)
+        if isinstance(moved, Damaged) and owned is not None:
+            with contextlib.suppress(Moved):  # then somebody else has already replaced it
+                self.store.discard(partition, owned.life)
+        self.waiting.append(partition)
+
+    def _reconcile(self) -> list[Work]:
+        """Open the partitions that wait for it."""
+        works = []
+        while self.waiting:
+            partition = self.waiting[0]
+            owned, work, case = reconcile(
+                partition, self.source, self.store, self.outlet, self.rules, self.settings.delivery.lookback
+            )
+            self.source.seek(partition, owned.position)
+            self.owned[partition] = owned
+            self.waiting.pop(0)
+            self.observer.reconciled(partition, case)
+            log.info(
+                "partition %s: %s; committed %d, windows at %d", partition, case, owned.committed, owned.position
+            )
+            if work is not None:
+                works.append(work)
+        return works
+
+    def _tell(self) -> None:
+        self.observer.gauges(
+            partitions=len(self.owned),
+            sensors=sum(len(owned.table) for owned in self.owned.values()),
+            pending=sum(len(work.windows) for work in self.flight.works) if self.flight else 0,
+            lag=self.source.lag(),
+        )
+
+
+def _reasons(rejects: Sequence[Reject]) -> Mapping[str, int]:
+    return Counter(reject.reason for reject in rejects)

@@ -1,0 +1,276 @@
+"""Settings: one TOML file, every key also as an environment variable, secrets also from files.
+
+``STREAM_DETECTOR__SECTION__KEY`` wins over the file. A key that ends in ``_file`` names a file that holds the value of
+the key without that ending (for secrets). This module is the only reader of the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError as SettingsFileError
+
+from stream_detector.errors import SettingsError
+
+PREFIX = "STREAM_DETECTOR__"
+SECRETS = ("password", "secret", "token", "url")  # keys whose values are never shown
+UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def _milliseconds(value: object) -> object:
+    """``"90s"``, ``"5m"``, ``"1h"``, ``"7d"``, ``"250ms"`` as milliseconds; numbers are seconds."""
+    if isinstance(value, str):
+        text = value.strip()
+        for unit in sorted(UNITS, key=len, reverse=True):
+            if text.endswith(unit):
+                try:
+                    return round(float(text[: -len(unit)]) * UNITS[unit])
+                except ValueError:
+                    break
+        try:
+            return round(float(text) * 1_000)
+        except ValueError:
+            raise ValueError('give a duration such as "30s", "5m", "12h" or "7d"') from None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return round(value * 1_000)
+    if isinstance(value, timedelta):
+        return round(value.total_seconds() * 1_000)
+    return value
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError("give an IANA time zone such as Europe/Berlin") from None
+    return value
+
+
+Duration = Annotated[int, BeforeValidator(_milliseconds), Field(ge=0)]
+"""Milliseconds, written as ``"5m"``."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_from_files(cls, given: Any) -> Any:
+        """Replace ``secret_file = PATH`` by ``secret = contents``."""
+        if not isinstance(given, dict):
+            return given
+        resolved = dict(given)
+        for key in given:
+            stem = key.removesuffix("_file")
+            if stem == key or stem not in cls.model_fields or "Secret" not in str(cls.model_fields[stem].annotation):
+                continue
+            if stem in given:
+                raise ValueError(f"give {stem} or {key}, not both")
+            try:
+                resolved[stem] = Path(resolved.pop(key)).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError, TypeError) as error:
+                raise ValueError(f"{key}: cannot read the file: {error}") from None
+        return resolved
+
+
+class Kafka(Section):
+    """kafka-python's own names, passed through unchanged; those below have defaults of ours."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    bootstrap_servers: str | list[str] = "127.0.0.1:9092"
+    group_id: str = Field("stream-detector", min_length=1)
+    group_instance_id: str | None = None
+    sasl_plain_password: SecretStr | None = None
+    ssl_password: SecretStr | None = None
+
+    def client(self) -> dict[str, Any]:
+        """What was set, secrets revealed, as keyword arguments of kafka-python."""
+        given = self.model_dump(exclude_none=True)
+        return {
+            key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in given.items()
+        }
+
+
+class Topics(Section):
+    events: str = "sensor-events"
+    scores: str = "sensor-scores"
+    alerts: str = "sensor-alerts"
+    dead_letters: str = "sensor-events-dead-letters"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Topics:
+        names = [self.events, self.scores, self.alerts, self.dead_letters]
+        if len(set(names)) < len(names):
+            raise ValueError("events, scores, alerts and dead_letters must be four different topics")
+        return self
+
+
+class Redis(Section):
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")  # may hold a password, hence secret
+    password: SecretStr | None = None
+    timeout: Duration = 5_000
+    prefix: str = Field("sd", min_length=1, pattern=r"^[^{}\s]+$")
+
+
+class Columns(Section):
+    """How the fields of events and the columns of files are named."""
+
+    sensor_id: str = "sensor_id"
+    timestamp: str = "timestamp"
+    values: str = "values"
+    ignored: list[str] = []
+    label: str | None = None
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"  # of timestamps that name none
+
+
+class EventRules(Section):
+    unknown_features: Literal["reject", "ignore"] = "reject"
+    unknown_sensors: Literal["accept", "reject"] = "accept"  # known: those that the bundle was trained on
+    missing: Literal["last", "mean", "reject"] = "last"
+    max_bytes: int = Field(65_536, gt=0)
+    max_sensor_id: int = Field(256, gt=0)
+    max_future: Duration = 3_600_000  # beyond the record's own timestamp at the broker
+
+
+class Window(Section):
+    length: int | None = Field(None, ge=2)  # the bundle's, and checked against it
+    stride: int | None = Field(None, ge=1)
+    grace: Duration = 0
+    duplicates: Literal["drop", "keep"] = "drop"
+    max_gap: Duration | None = None  # None: no gap starts a window over
+    ttl: Duration = 7 * 86_400_000
+    max_sensors: int = Field(100_000, gt=0)  # per partition
+
+
+class Alerts(Section):
+    """When a score becomes an alert."""
+
+    min_windows: int = Field(3, ge=1)  # anomalous windows in a row before an alert fires
+    resolve_windows: int = Field(5, ge=1)  # windows in a row below `resolve_below` before it resolves
+    resolve_below: float = Field(0.8, gt=0, le=1)
+    major: float = Field(2.0, gt=1)  # peak score from which an alert is major
+    critical: float = Field(5.0, gt=1)
+
+    @model_validator(mode="after")
+    def _bands(self) -> Alerts:
+        if self.critical <= self.major:
+            raise ValueError(f"critical = {self.critical} must be above major = {self.major}")
+        return self
+
+
+class Publish(Section):
+    scores: Literal["all", "anomalous", "none"] = "all"
+
+
+class Delivery(Section):
+    mode: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    transaction_timeout: Duration = 10_000
+    lookback: int = Field(100_000, ge=0)  # events read again per partition when Redis has lost its state
+
+
+class Metrics(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(9464, ge=0, le=65_535)
+
+
+class Bundle(Section):
+    path: Path | None = None
+
+
+class Device(Section):
+    max_batch_windows: int = Field(1_024, ge=1)
+
+
+class Poll(Section):
+    max_records: int = Field(10_000, ge=1)
+    timeout: Duration = 500
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    kafka: Kafka = Kafka()
+    topics: Topics = Topics()
+    redis: Redis = Redis()
+    columns: Columns = Columns()
+    events: EventRules = EventRules()
+    window: Window = Window()
+    alerts: Alerts = Alerts()
+    publish: Publish = Publish()
+    delivery: Delivery = Delivery()
+    metrics: Metrics = Metrics()
+    bundle: Bundle = Bundle()
+    device: Device = Device()
+    poll: Poll = Poll()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, which comes in as init arguments."""
+        return EnvSettingsSource(settings_cls), init_settings
+
+
+def load_settings(config: Path | None = None) -> Settings:
+    """Read, merge and validate. Raises `SettingsError` with one line that names key, value and remedy."""
+    given: dict[str, Any] = {}
+    if config is not None:
+        try:
+            given = tomllib.loads(config.read_text("utf-8"))
+        except OSError as error:
+            raise SettingsError(f"{config}: {error.strerror}; give --config a TOML file that exists") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{config}: not valid TOML: {error}") from error
+    try:
+        _reject_stray_variables(os.environ)
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, config)) from None
+    except SettingsFileError as error:  # an environment variable that should hold JSON does not
+        raise SettingsError(f"{PREFIX}…: {error}") from None
+
+
+def _reject_stray_variables(environment: Mapping[str, str]) -> None:
+    """A misspelt section in a variable's name would otherwise be ignored in silence."""
+    for name in environment:
+        if name.upper().startswith(PREFIX):
+            section = name[len(PREFIX) :].split("__")[0].lower()
+            if section not in Settings.model_fields:
+                known = ", ".join(Settings.model_fields)
+                raise SettingsError(f"{name}: no section {section!r}; use one of: {known}")
+
+
+def _explain(error: ValidationError, config: Path | None) -> str:
+    """The first of pydantic's findings as one line: where, what is wrong, what stood there."""
+    found = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in found["loc"]) or "settings"
+    where = f"{config}: " if config is not None else ""
+    if found["type"] == "extra_forbidden":
+        return f"{where}{key}: unknown setting; remove it, or see the settings reference for its right name"
+    message = found["msg"].removeprefix("Value error, ")
+    value = found.get("input")
+    simple = isinstance(value, (str, int, float, bool)) and not any(word in key for word in SECRETS)
+    got = f" (got {value!r})" if simple else ""
+    return f"{where}{key}: {message}{got}"

@@ -1,0 +1,232 @@
+"""Thresholds from a false-alarm budget: how large an error must be to count, so that normal data rarely does.
+
+The budget is in alerts per sensor and day. The method is peaks over threshold (Coles 2001, *An Introduction
+to Statistical Modeling of Extreme Values*, ch. 4 and 5; Siffer et al. 2017, *Anomaly Detection in Streams
+with Extreme Value Theory*): errors above a high level come in clusters (overlapping windows share events, so
+one odd event lifts many windows); the clusters are told apart by the runs method, the largest excess of each
+follows a generalised Pareto distribution, and the threshold is where clusters become as rare as the budget
+says::
+
+    clusters a day above the level * P(excess > threshold - level) = budget
+
+One cluster counts as one alert. The service asks for several anomalous windows in a row before it alerts,
+hence has fewer alerts than the budget on data like that of the calibration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+from scipy.stats import genpareto
+
+from stream_detector.errors import DataError, SettingsError
+from stream_detector.events import Bool, Float64
+
+Method: TypeAlias = Literal["evt", "quantile", "fixed"]
+
+FLOOR = 1e-9  # smallest threshold, so that error / threshold stays a finite float32
+LEVELS = (0.98, 0.95, 0.9, 0.8, 0.7, 0.5)  # quantiles tried as the level, until there are enough peaks
+ENOUGH_PEAKS = 50  # clusters that make a higher level better than a lower one
+FEW_PEAKS = 10  # with fewer, the shape cannot be told: exponential tail
+SHAPES = (
+    -0.25,
+    0.5,
+)  # clip of the fitted shape: outside it, extrapolation is noise (a hard end, or no mean to speak of)
+OWN_WINDOWS = 500  # calibration windows from which a sensor gets a threshold of its own …
+OWN_PEAKS = 30  # … if they also hold this many peaks
+GLOBAL = "*"
+
+
+class Series(NamedTuple):
+    """Calibration errors of one sensor's consecutive windows."""
+
+    errors: Float64  # (n) in time order
+    days: float  # time they cover: windows times stride times event period
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """What was fitted to the errors above a level."""
+
+    level: float
+    shape: float  # xi of the generalised Pareto distribution; 0 is exponential
+    scale: float
+    peaks: int
+    rate: float  # clusters above the level per sensor and day
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    name: str  # "*" or the sensor (a group's name, once there are groups)
+    threshold: float
+    expected_alerts_per_day: float  # per sensor, before the service's own hysteresis
+    windows: int  # calibration windows behind it
+    tail: Tail
+
+
+class Thresholds(msgspec.Struct, frozen=True):
+    """A table of thresholds; row 0 is for every sensor that `sensors` does not name."""
+
+    method: Method
+    parameter: float  # alerts per sensor and day, or the quantile, or the fixed threshold
+    entries: tuple[Entry, ...]
+    sensors: dict[str, int]  # sensor → row
+
+    def rows(self, sensors: Sequence[str]) -> list[int]:
+        """The row that applies to each sensor."""
+        return [self.sensors.get(sensor, 0) for sensor in sensors]
+
+    @property
+    def values(self) -> Float64:
+        """The thresholds, (rows)."""
+        return np.array([entry.threshold for entry in self.entries])
+
+
+def fit_thresholds(
+    series: Mapping[str, Series], run: int, method: Method = "evt", parameter: float = 0.1
+) -> Thresholds:
+    """A global threshold, and one for each sensor with `OWN_WINDOWS` windows and `OWN_PEAKS` peaks.
+
+    ``run`` is the number of windows below a level that ends a cluster: at least as many as share an event,
+    that is window length / stride, rounded up. ``parameter`` is alerts per sensor and day for ``evt``, a
+    quantile in (0, 1) for ``quantile``, the threshold itself for ``fixed``. Raises `DataError` if there is no
+    error at all, or the parameter makes no sense.
+    """
+    usable = {sensor: one for sensor, one in series.items() if len(one.errors)}
+    check_method(method, parameter)
+    _check(usable)
+    entries = [_entry(GLOBAL, list(usable.values()), run, method, parameter)]
+    sensors: dict[str, int] = {}
+    if method != "fixed":
+        for sensor, one in sorted(usable.items()):
+            if len(one.errors) < OWN_WINDOWS:
+                continue
+            entry = _entry(sensor, [one], run, method, parameter)
+            if entry.tail.peaks >= OWN_PEAKS:
+                sensors[sensor] = len(entries)
+                entries.append(entry)
+    return Thresholds(method, parameter, tuple(entries), sensors)
+
+
+def check_method(method: Method, parameter: float) -> None:
+    """Raise `SettingsError` if the parameter makes no sense for the method."""
+    sane = 0 < parameter < 1 if method == "quantile" else 0 < parameter < math.inf
+    if not sane:
+        wanted = "a quantile between 0 and 1" if method == "quantile" else "a number above 0"
+        raise SettingsError(f"threshold method {method!r}: {parameter} will not do; give {wanted}")
+
+
+def expected_alerts_per_day(thresholds: Thresholds, series: Mapping[str, Series], run: int) -> float:
+    """Mean over the sensors of the clusters a day beyond the threshold that applies to each.
+
+    Beyond a tail's level from the fitted tail, which can be far rarer than anything seen; below it, counted.
+    """
+    rates = [
+        alert_rate(entry.tail, entry.threshold, [one], run)
+        for sensor, one in series.items()
+        for entry in (thresholds.entries[thresholds.sensors.get(sensor, 0)],)
+    ]
+    return float(np.mean(rates)) if rates else 0.0
+
+
+def fit_tail(series: Sequence[Series], run: int) -> Tail:
+    """Level, cluster rate and generalised Pareto tail of errors that are pooled from one or more sensors.
+
+    The level is the highest of `LEVELS` with `ENOUGH_PEAKS` clusters above it, else the one with most. It
+    does not depend on the budget, so that a larger budget can never give a higher threshold.
+    """
+    pooled = np.concatenate([one.errors for one in series])
+    days = sum(one.days for one in series)
+    level, peaks = float(pooled.max()), np.empty(0)
+    for quantile in LEVELS:
+        candidate = float(np.quantile(pooled, quantile))
+        found = np.concatenate([cluster_peaks(one.errors, candidate, run) for one in series])
+        if len(found) > len(peaks):
+            level, peaks = candidate, found
+        if len(peaks) >= ENOUGH_PEAKS:
+            break
+    excess = peaks - level
+    rate = len(peaks) / days
+    if not len(excess):  # all errors are equal: assume that they scatter by a tenth of their size
+        return Tail(level, 0.0, max(0.1 * abs(level), FLOOR), 0, 1 / days)
+    if len(excess) < FEW_PEAKS or float(np.ptp(excess)) <= 1e-9 * float(excess.max()):
+        return Tail(level, 0.0, float(excess.mean()), len(excess), rate)
+    shape, scale = _fit_pareto(excess)
+    return Tail(level, shape, scale, len(excess), rate)
+
+
+def cluster_peaks(errors: Float64, level: float, run: int) -> Float64:
+    """The largest error of each cluster above the level; ``run`` windows in a row at or below it end one."""
+    above = np.flatnonzero(errors > level)
+    if not len(above):
+        return np.empty(0)
+    starts = np.flatnonzero(np.diff(above, prepend=above[0] - run - 1) > run)
+    return np.maximum.reduceat(errors[above], starts)
+
+
+def alert_rate(tail: Tail, threshold: float, series: Sequence[Series], run: int) -> float:
+    """Clusters above a threshold per sensor and day."""
+    if threshold >= tail.level:
+        return tail.rate * float(genpareto.sf(threshold - tail.level, tail.shape, scale=tail.scale))
+    return _counted_rate(series, threshold, run)
+
+
+def _entry(name: str, series: Sequence[Series], run: int, method: Method, parameter: float) -> Entry:
+    tail = fit_tail(series, run)
+    if method == "evt":
+        threshold = _solve(tail, parameter, series, run)
+    elif method == "quantile":
+        threshold = float(np.quantile(np.concatenate([one.errors for one in series]), parameter))
+    else:
+        threshold = parameter
+    threshold = max(threshold, FLOOR)
+    windows = sum(len(one.errors) for one in series)
+    return Entry(name, threshold, alert_rate(tail, threshold, series, run), windows, tail)
+
+
+def _solve(tail: Tail, budget: float, series: Sequence[Series], run: int) -> float:
+    """Where clusters are as rare as the budget: in the fitted tail, or counted if that is below its level."""
+    if budget < tail.rate:
+        return tail.level + float(genpareto.isf(budget / tail.rate, tail.shape, scale=tail.scale))
+    pooled = np.concatenate([one.errors for one in series])
+    threshold = tail.level
+    for candidate in np.unique(np.quantile(pooled, np.linspace(0.02, 1, 99)))[::-1]:
+        if candidate >= tail.level:
+            continue
+        if _counted_rate(series, float(candidate), run) > budget:
+            break
+        threshold = float(candidate)
+    return threshold
+
+
+def _counted_rate(series: Sequence[Series], threshold: float, run: int) -> float:
+    return sum(len(cluster_peaks(one.errors, threshold, run)) for one in series) / sum(
+        one.days for one in series
+    )
+
+
+def _fit_pareto(excess: Float64) -> tuple[float, float]:
+    """Shape and scale by maximum likelihood; if the shape is clipped, the scale is fitted again."""
+    unit = float(excess.mean())  # SciPy's optimiser wants numbers near one
+    shape, _, scale = genpareto.fit(excess / unit, floc=0)
+    clipped = min(max(float(shape), SHAPES[0]), SHAPES[1]) if math.isfinite(shape) else 0.0
+    if clipped != shape:
+        _, _, scale = genpareto.fit(excess / unit, f0=clipped, floc=0)
+    if not (math.isfinite(scale) and scale > 0):
+        clipped, scale = 0.0, 1.0  # the exponential's own estimate
+    return clipped, float(scale) * unit
+
+
+def _check(series: Mapping[str, Series]) -> None:
+    if not series:
+        raise DataError(
+            "no windows are left to calibrate thresholds on; give more data or a smaller --window"
+        )
+    for sensor, one in series.items():
+        finite: Bool = np.isfinite(one.errors)
+        if not finite.all() or not (math.isfinite(one.days) and one.days > 0):
+            raise DataError(f"{sensor}: calibration errors are not finite; check the data for extreme values")

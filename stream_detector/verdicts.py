@@ -1,0 +1,175 @@
+"""From errors to what is published: a score record a window, an alert record a change of an alert's state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector import alerts
+from stream_detector.alerts import Incident
+from stream_detector.codec import identify, rfc3339, rfc3339_all
+from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Score, State, Windows
+from stream_detector.settings import Alerts
+
+DIGITS = 7  # what a float32 holds
+
+
+class Judged(NamedTuple):
+    """The verdicts on ``n`` windows of one partition."""
+
+    states: list[State]  # (n) of the sensor after the window
+    changes: list[tuple[int, Incident, alerts.Change]]  # index of the window, the alert after it, what changed
+    touched: dict[str, Incident | None]  # sensors whose incident is another than before
+
+
+def judge(
+    partition: Partition, windows: Windows, errors: Errors, incidents: MutableMapping[str, Incident], policy: Alerts
+) -> Judged:
+    """Move the alerts of a partition on by its windows, in order; ``incidents`` is the state before and after."""
+    states: list[State] = ["normal"] * len(windows)
+    changes: list[tuple[int, Incident, alerts.Change]] = []
+    touched: dict[str, Incident | None] = {}
+    for at, (sensor, score) in enumerate(zip(windows.sensors, errors.score.tolist(), strict=True)):
+        before = incidents.get(sensor)
+        if before is None and score < 1:
+            continue
+        opening = ("", 0) if before is not None else _opening(partition, windows, at)
+        after, change = alerts.advance(before, score, opening, policy)
+        if change is not None and after is not None:
+            changes.append((at, after, change))
+        if after is None or change == "resolved":
+            incidents.pop(sensor, None)
+            touched[sensor] = None
+        else:
+            incidents[sensor] = touched[sensor] = after
+            states[at] = after.state
+    return Judged(states, changes, touched)
+
+
+def _opening(partition: Partition, windows: Windows, at: int) -> tuple[str, int]:
+    last = int(windows.offsets[at, 1])
+    return identify(windows.sensors[at], *partition, last), int(windows.timestamps[at, 1])
+
+
+def score_records(
+    partition: Partition,
+    windows: Windows,
+    errors: Errors,
+    states: Sequence[State],
+    chosen: NDArray[np.intp],
+    features: Sequence[str],
+    model: Model,
+) -> list[Score]:
+    """Records of the scores topic for the chosen windows."""
+    if not len(chosen):
+        return []
+    length = windows.values.shape[1]
+    start, end = (rfc3339_all(windows.timestamps[chosen, side]) for side in (0, 1))
+    columns = zip(
+        chosen.tolist(),
+        start,
+        end,
+        windows.offsets[chosen].tolist(),
+        short(errors.score[chosen]),
+        short(errors.threshold[chosen]),
+        short(errors.error[chosen]),
+        short(errors.contributions[chosen]),
+        errors.worst_step[chosen].tolist(),
+        short(windows.confidence[chosen]),
+        windows.imputed[chosen].any(axis=1).tolist(),
+        strict=True,
+    )
+    return [
+        Score(
+            identify(windows.sensors[at], *partition, last),
+            windows.sensors[at],
+            begun,
+            ended,
+            length,
+            score,
+            threshold,
+            error,
+            states[at],
+            dict(zip(features, shares, strict=True)),
+            worst,
+            confidence,
+            [name for name, was in zip(features, windows.imputed[at], strict=True) if was] if imputed else [],
+            model,
+            Origin(*partition, first, last),
+        )
+        for at, begun, ended, (first, last), score, threshold, error, shares, worst, confidence, imputed in columns
+    ]
+
+
+def alert_records(
+    partition: Partition,
+    windows: Windows,
+    errors: Errors,
+    changes: Sequence[tuple[int, Incident, alerts.Change]],
+    expect: Callable[[Float32], Float32],
+    features: Sequence[str],
+    model: Model,
+) -> list[Alert]:
+    """Records of the alerts topic. ``expect`` gives the model's view of the few windows that need it."""
+    if not changes:
+        return []
+    expected = expect(windows.values[[at for at, _, _ in changes]])
+    return [
+        _alert(partition, windows, errors, change, view, features, model)
+        for change, view in zip(changes, expected, strict=True)
+    ]
+
+
+def _alert(
+    partition: Partition,
+    windows: Windows,
+    errors: Errors,
+    change: tuple[int, Incident, alerts.Change],
+    expected: Float32,
+    features: Sequence[str],
+    model: Model,
+) -> Alert:
+    at, incident, kind = change
+    step = int(errors.worst_step[at])
+    observed = dict(zip(features, short(windows.values[at, step]), strict=True))
+    wanted = dict(zip(features, short(expected[step]), strict=True))
+    sensor, ended = windows.sensors[at], rfc3339(int(windows.timestamps[at, 1]))
+    contributions: Mapping[str, float] = dict(zip(features, short(errors.contributions[at]), strict=True))
+    top = max(contributions, key=lambda name: contributions[name])
+    resolved = kind == "resolved"
+    first, last = windows.offsets[at].tolist()
+    return Alert(
+        id=incident.id,
+        revision=incident.revision,
+        status="resolved" if resolved else "firing",
+        kind="anomaly",
+        sensor_id=sensor,
+        severity=incident.severity,
+        started_at=rfc3339(incident.started_at),
+        ended_at=ended if resolved else None,
+        score=short(errors.score[at]),
+        peak_score=short(np.float32(incident.peak)),
+        threshold=short(errors.threshold[at]),
+        contributions=dict(contributions),
+        observed=observed,
+        expected=wanted,
+        summary=f"{sensor}: back to normal"
+        if resolved
+        else f"{sensor}: {top} {observed[top]:.4g} where {wanted[top]:.4g} was expected",
+        model=model,
+        source=Origin(*partition, first, last),
+    )
+
+
+def short(values: Float32 | np.float32) -> Any:
+    """The float32 values as Python floats with no more digits than they have, nested lists as the array is."""
+    wide = np.asarray(values, np.float64)
+    with np.errstate(divide="ignore"):
+        place = DIGITS - 1 - np.floor(np.log10(np.abs(wide)))
+    # Powers beyond 300 would overflow; such tiny values are written as they are.
+    scale = 10.0 ** np.where(np.isfinite(place) & (np.abs(place) < 300), place, 0)
+    exact = np.where(scale == 1.0, wide, np.round(wide * scale) / scale)
+    return np.where(np.isfinite(place), exact, wide).tolist()

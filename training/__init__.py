@@ -1,0 +1,1 @@
+"""From events of normal operation to a model bundle: windows, model, fit, calibrate, report."""

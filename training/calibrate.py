@@ -1,0 +1,100 @@
+"""What normal looks like to a fitted model: scaler, residual statistics and errors in time order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stream_detector.adapters.keras import LIMIT, CompiledModel
+from stream_detector.bundle import ErrorKind, ErrorStatistics, Scaler
+from stream_detector.events import Float32, Float64
+from stream_detector.thresholds import Series
+from training.data import Data, periods
+from training.split import Part
+
+DAY = 86_400_000  # ms
+CONSTANT = (
+    1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits
+)
+CONSTANT_SCALE = 1e-2  # what counts as one standard deviation of a constant, as a share of its size
+RESIDUAL_FLOOR = (
+    1e-2  # smallest standard deviation of a residual, in scaled units: no model is trusted beyond it
+)
+SHRINKAGE_FLOOR = 1e-2  # keeps the covariance invertible where residuals depend linearly on each other
+
+
+def fit_scaler(values: Float32) -> Scaler:
+    """Mean and standard deviation of each feature over windows (n, W, F).
+
+    A constant feature is given a hundredth of its size as scale (1 where it is 0), so that it adds nothing
+    while it stays what it was, and stands out when it moves for real but not when it flickers by rounding.
+    """
+    flat = values.reshape(-1, values.shape[2]).astype(np.float64)  # (n W, F)
+    center, scale = flat.mean(axis=0), flat.std(axis=0)
+    size = np.abs(center)
+    constant = scale <= np.maximum(CONSTANT * size, 1e-12)
+    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0)
+    scale = np.where(constant, still, scale)
+    return Scaler(tuple(center.tolist()), tuple(scale.tolist()))
+
+
+def scale_values(scaler: Scaler, values: Float32) -> Float32:
+    """Windows (n, W, F) as the model sees them."""
+    center, scale = np.asarray(scaler.center, np.float32), np.asarray(scaler.scale, np.float32)
+    scaled: Float32 = np.clip((values - center) / scale, -LIMIT, LIMIT).astype(np.float32)
+    return scaled
+
+
+def error_statistics(kind: ErrorKind, residuals: Float32, sharing: int = 1) -> ErrorStatistics:
+    """Mean and whitening of residuals (n, W, F) in scaled units; nothing to learn for mse and mae.
+
+    The correlations are shrunk towards none by the intensity of Schäfer and Strimmer (2005, *A Shrinkage
+    Approach to Large-Scale Covariance Matrix Estimation*), a Ledoit-Wolf estimate with the diagonal as its
+    target. Steps of a window depend on each other, hence the estimate's own variance is taken between
+    windows; ``sharing`` is how many of the windows an event is in.
+    """
+    if kind != "mahalanobis":
+        return ErrorStatistics(kind)
+    count, _, size = residuals.shape
+    mean = residuals.mean(axis=(0, 1), dtype=np.float64)  # (F)
+    total, squares = np.zeros((size, size)), np.zeros((size, size))
+    for window in residuals:  # one at a time: all at once would be (n, F, F)
+        centered = window - mean  # (W, F)
+        moment = centered.T @ centered / len(window)  # (F, F)
+        total += moment
+        squares += moment**2
+    covariance = total / count  # (F, F)
+    spread = (squares / count - covariance**2) * sharing / count  # (F, F) variance of each entry's estimate
+    deviation = np.sqrt(np.maximum(np.diag(covariance), RESIDUAL_FLOOR**2))  # (F)
+    across = np.outer(deviation, deviation)
+    correlation = covariance / across
+    off = ~np.eye(size, dtype=bool)
+    strength = float((correlation[off] ** 2).sum())
+    noise = float(np.maximum(spread / across**2, 0)[off].sum())
+    shrinkage = min(max(noise / strength, SHRINKAGE_FLOOR), 1.0) if strength > 0 else 1.0
+    correlation = np.where(off, (1 - shrinkage) * correlation, 1.0)
+    inverse = np.linalg.inv(correlation) / across  # (F, F)
+    whitening = np.linalg.cholesky((inverse + inverse.T) / 2)  # (F, F) lower
+    rows = tuple(tuple(row) for row in whitening.tolist())
+    return ErrorStatistics(kind, tuple(mean.tolist()), rows, shrinkage)
+
+
+def errors_of(model: CompiledModel, data: Data) -> Float64:
+    """Errors of all windows of the part for thresholds, (n); NaN for windows of other parts."""
+    errors = np.full(len(data.parts), np.nan)
+    for places, values in data.values(data.parts == Part.THRESHOLDS):
+        errors[places] = model.errors(values, [0] * len(values)).error
+    return errors
+
+
+def series_of(errors: Float64, data: Data) -> dict[str, Series]:
+    """Errors (n, NaN where there is none) of each sensor in time order, with the time that they stand for."""
+    length, stride = data.rules.length, data.rules.stride
+    period = periods(data.sensors, data.timestamps, length, stride)
+    places = np.flatnonzero(~np.isnan(errors))
+    names = np.asarray(data.sensors, np.str_)[places]
+    series = {}
+    for sensor in np.unique(names).tolist():
+        own = places[names == sensor]
+        own = own[np.argsort(data.timestamps[own, 1], kind="stable")]
+        series[sensor] = Series(errors[own], len(own) * stride * period[sensor] / DAY)
+    return series

@@ -1,0 +1,333 @@
+"""Training, from top to bottom: events → windows → parts → scaler → model → fit → calibrate → bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from stream_detector.adapters.keras import CompiledModel, buckets_up_to, prepare_backend
+from stream_detector.bundle import ErrorKind, ErrorStatistics, Manifest, Scaler, write_bundle
+from stream_detector.errors import SettingsError
+from stream_detector.events import Events, Float32, Float64, Slice
+from stream_detector.sensors import Rules
+from stream_detector.thresholds import (
+    FEW_PEAKS,
+    Method,
+    Series,
+    Thresholds,
+    check_method,
+    expected_alerts_per_day,
+    fit_thresholds,
+)
+from stream_detector.timestamps import rfc3339
+from training.autoencoders import BUILDERS
+from training.calibrate import error_statistics, errors_of, fit_scaler, scale_values, series_of
+from training.data import Data, read
+from training.fit import History, fit
+from training.progress import Progress, silent
+from training.report import Picture, Summary, write_report
+from training.split import Part, overlap
+
+LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How to train. The defaults suit a CPU."""
+
+    kind: str = "lstm"
+    length: int = 64  # events a window
+    stride: int | None = None  # None: an eighth of the length, so that each event is judged eight times
+    units: tuple[int, ...] = (100,)
+    epochs: int = 30
+    patience: int = 5  # epochs without a better validation error
+    batch: int = 128
+    learning_rate: float = 1e-3
+    error: ErrorKind = "mahalanobis"
+    threshold: Method = "evt"
+    budget: float = (
+        0.1  # alerts per sensor and day; the quantile or the threshold itself for the other methods
+    )
+    max_windows: int = 20_000  # to fit on; a seventh of it each for validation and for statistics
+    seed: int = 0
+    missing: Literal["last", "mean", "reject"] = "last"
+    grace: int = 0  # ms
+    duplicates: Literal["drop", "keep"] = "drop"
+    max_gap: int | None = None  # ms
+
+    @property
+    def step(self) -> int:
+        """The stride in effect."""
+        return self.stride if self.stride is not None else max(1, self.length // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is learnt from windows that the optimiser did not see."""
+
+    judge: CompiledModel  # with thresholds of 1
+    statistics: ErrorStatistics
+    errors: Float64  # (n) of the data's windows, NaN where they did not serve
+    series: dict[str, Series]
+    thresholds: Thresholds
+    expected: float  # alerts per sensor and day
+
+
+def train(
+    events: Iterable[Events | Slice],
+    features: Sequence[str],
+    options: TrainOptions,
+    out: Path,
+    progress: Progress = silent,
+    units: Mapping[str, str] | None = None,
+    now: datetime | None = None,
+) -> Summary:
+    """Learn from events of normal operation and write a bundle to ``out``.
+
+    ``events`` come in the order of their log (slices: of as many logs as they have partitions), their columns
+    in the order of ``features``, and are held in memory. The same events, options and machine give the same
+    weights. Sets the process's random seeds. Raises `DataError` if the data are too few or hold nothing,
+    `SettingsError` for options that make no sense, `BundleError` if ``out`` cannot be written.
+    """
+    started = time.monotonic()
+    _check(options)
+    prepare_backend()
+    data = read(events, _rules(features, options), options.seed)
+    values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n, W, F) raw
+    validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
+    scaler = fit_scaler(values)
+    keras.utils.set_random_seed(options.seed)
+    model = BUILDERS[options.kind](options.length, len(features), units=options.units, seed=options.seed)
+    history = fit(
+        model,
+        scale_values(scaler, values),
+        scale_values(scaler, validation),
+        epochs=options.epochs,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        patience=options.patience,
+        seed=options.seed,
+        progress=progress,
+    )
+    found = calibrate(model, scaler, data, options, progress)
+    manifest = _manifest(out, data, options, history, found, units or {}, now or datetime.now(UTC))
+    summary = replace(
+        _summary(manifest, data, history, found, len(values), len(validation), options),
+        notes=_notes(data, values, found, options),
+        seconds=time.monotonic() - started,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model.save(work / "model.keras", include_optimizer=False)
+        pictures = _pictures(data, found)
+        write_report(work / "report", summary, history, found.errors[~np.isnan(found.errors)], pictures)
+        written = write_bundle(
+            out,
+            manifest,
+            model=work / "model.keras",
+            scaler=scaler,
+            errors=found.statistics,
+            thresholds=found.thresholds,
+            report=work / "report",
+        )
+    progress("report", 1, 1, {})
+    return replace(summary, version=written.version)
+
+
+def calibrate(
+    model: Any, scaler: Scaler, data: Data, options: TrainOptions, progress: Progress = silent
+) -> Calibration:
+    """Residual statistics on one part of the data, then thresholds on the errors of the part after it.
+
+    Errors are made by the compiled function that the service scores with.
+    """
+    buckets, unit = buckets_up_to(1024), np.ones(1)
+    run = overlap(options.length, options.step)
+    held = data.gather(Part.STATISTICS, _held_out(options), options.seed)  # (n, W, F) raw
+    bare = CompiledModel(model, options.length, scaler, ErrorStatistics("mse"), unit, buckets)
+    thinned = max(1, int((data.parts == Part.STATISTICS).sum()) // len(held))
+    statistics = error_statistics(options.error, bare.residuals(held), max(1, run // thinned))
+    progress("calibrate", 1, 2, {"windows": len(held)})
+    judge = CompiledModel(model, options.length, scaler, statistics, unit, buckets)
+    errors = errors_of(judge, data)
+    series = series_of(errors, data)
+    thresholds = fit_thresholds(series, run, options.threshold, options.budget)
+    expected = expected_alerts_per_day(thresholds, series, run)
+    progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
+    return Calibration(judge, statistics, errors, series, thresholds, expected)
+
+
+def _check(options: TrainOptions) -> None:
+    if options.kind not in BUILDERS:
+        raise SettingsError(f"model {options.kind!r} is not known; use one of: {', '.join(BUILDERS)}")
+    least = {
+        "window": (options.length, 2),
+        "stride": (options.step, 1),
+        "epochs": (options.epochs, 1),
+        "patience": (options.patience, 0),
+        "batch": (options.batch, 1),
+        "max_windows": (options.max_windows, 1),
+        "seed": (options.seed, 0),
+        "units": (min(options.units, default=0), 1),
+    }
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise SettingsError(f"{name} = {value} will not do; give {smallest} or more")
+    check_method(options.threshold, options.budget)
+    if options.learning_rate <= 0:
+        raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")
+
+
+def _rules(features: Sequence[str], options: TrainOptions) -> Rules:
+    return Rules(
+        features=tuple(features),
+        length=options.length,
+        stride=options.step,
+        means=(0.0,) * len(features),  # until the data tell
+        missing=options.missing,
+        grace=options.grace,
+        duplicates=options.duplicates,
+        max_gap=options.max_gap,
+        ttl=2**62,  # all of the data count, however long a sensor was silent
+        max_sensors=2**62,
+    )
+
+
+def _held_out(options: TrainOptions) -> int:
+    return max(1, options.max_windows // 7)
+
+
+def _manifest(
+    out: Path,
+    data: Data,
+    options: TrainOptions,
+    history: History,
+    found: Calibration,
+    units: Mapping[str, str],
+    now: datetime,
+) -> Manifest:
+    errors = found.errors[~np.isnan(found.errors)]
+    installed = {}
+    for library in LIBRARIES:
+        try:
+            installed[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # one of the two backends may be missing
+    return Manifest(
+        name=out.resolve().name,
+        kind=options.kind,
+        features=data.rules.features,
+        length=options.length,
+        stride=options.step,
+        means=data.rules.means,
+        created=rfc3339(round(now.timestamp() * 1000)),
+        seed=options.seed,
+        backend=keras.backend.backend(),
+        span=(rfc3339(int(data.timestamps[:, 0].min())), rfc3339(int(data.timestamps[:, 1].max()))),
+        sensors=tuple(sorted(set(data.sensors))),
+        units=dict(units),
+        libraries=installed,
+        metrics={
+            "loss": history.loss[history.best],
+            "val_loss": history.val_loss[history.best],
+            "calibration_windows": float(len(errors)),
+            "calibration_error_median": float(np.median(errors)),
+            "calibration_error_max": float(np.max(errors)),
+        },
+        expected_alerts_per_day=found.expected,
+    )
+
+
+def _summary(
+    manifest: Manifest,
+    data: Data,
+    history: History,
+    found: Calibration,
+    fitted: int,
+    validated: int,
+    options: TrainOptions,
+) -> Summary:
+    used = {
+        "fit": fitted,
+        "validation": validated,
+        "statistics": min(int((data.parts == Part.STATISTICS).sum()), _held_out(options)),
+        "thresholds": int((~np.isnan(found.errors)).sum()),
+    }
+    return Summary(
+        name=manifest.name,
+        version="",
+        kind=manifest.kind,
+        features=list(manifest.features),
+        length=manifest.length,
+        stride=manifest.stride,
+        events=data.events,
+        sensors=len(manifest.sensors),
+        windows=used,
+        left_out=len(data.sensors) - sum(used.values()),
+        epochs=len(history.loss),
+        best_epoch=history.best + 1,
+        loss=history.loss[history.best],
+        val_loss=history.val_loss[history.best],
+        threshold=found.thresholds.entries[0].threshold,
+        own_thresholds=len(found.thresholds.sensors),
+        expected_alerts_per_day=found.expected,
+        seconds=0.0,
+    )
+
+
+def _notes(data: Data, values: Float32, found: Calibration, options: TrainOptions) -> list[str]:
+    notes = []
+    constant = np.ptp(values, axis=(0, 1)) == 0  # (F)
+    if constant.any():
+        names = ", ".join(
+            feature for feature, still in zip(data.rules.features, constant, strict=True) if still
+        )
+        notes.append(f"never changed while the model learnt: {names}; any real change of it will stand out")
+    tail = found.thresholds.entries[0].tail
+    if tail.peaks < FEW_PEAKS:
+        notes.append(
+            f"only {tail.peaks} independent peaks to calibrate on: the threshold is rough; give more data"
+        )
+    days = sum(one.days for one in found.series.values())
+    if options.threshold == "evt" and days * options.budget < 1:
+        notes.append(
+            f"calibration covers {days:.3g} sensor days, one alert is budgeted in {1 / options.budget:.3g}: "
+            "the threshold is extrapolated"
+        )
+    fit_windows = int((data.parts == Part.FIT).sum())
+    if fit_windows > len(values):
+        notes.append(f"fitted on {len(values)} of {fit_windows} windows, drawn at random (max_windows)")
+    return notes
+
+
+def _pictures(data: Data, found: Calibration) -> dict[str, Picture]:
+    """The calibration windows with the median and with the largest error."""
+    places = np.flatnonzero(~np.isnan(found.errors))
+    ranked = places[np.argsort(found.errors[places], kind="stable")]
+    pictures = {}
+    for name, place in (("window-normal", ranked[len(ranked) // 2]), ("window-worst", ranked[-1])):
+        chosen = np.zeros(len(data.parts), bool)
+        chosen[place] = True
+        _, values = next(data.values(chosen))  # (1, W, F)
+        told = found.judge.errors(values, [0])
+        sensor = data.sensors[int(place)]
+        row = found.thresholds.rows([sensor])[0]
+        score = float(told.error[0]) / found.thresholds.entries[row].threshold
+        end = rfc3339(int(data.timestamps[place, 1]))
+        pictures[name] = Picture(
+            f"{name}: {sensor} until {end}, score {score:.3g}",
+            values[0],
+            found.judge.expected(values)[0],
+            told.contributions[0],
+            int(told.worst_step[0]),
+        )
+    return pictures
