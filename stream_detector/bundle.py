@@ -59,9 +59,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: ErrorKind
     mean: tuple[float, ...] = ()  # (F) mean residual; mahalanobis only
-    whitening: tuple[
-        tuple[float, ...], ...
-    ] = ()  # (F, F) L with L Lᵀ the inverse covariance; mahalanobis only
+    whitening: tuple[tuple[float, ...], ...] = ()  # (F, F) L with L Lᵀ the inverse covariance; mahalanobis only
     shrinkage: float = 0.0  # of the correlations towards none, 0..1
 
 
@@ -135,9 +133,7 @@ def write_bundle(
             (staging / name).write_bytes(msgspec.json.format(msgspec.json.encode(part), indent=1))
         if report is not None:
             shutil.copytree(report, staging / "report")
-        manifest = _seal(
-            manifest, {name: _sha256((staging / name).read_bytes()) for name in sorted(_names(staging))}
-        )
+        manifest = _seal(manifest, {name: _sha256((staging / name).read_bytes()) for name in sorted(_names(staging))})
         (staging / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         _check(staging, _bundle(staging, manifest, {name: (staging / name).read_bytes() for name in PARTS}))
         for file in [*staging.rglob("*"), staging]:
@@ -156,22 +152,16 @@ def read_manifest(path: Path) -> Manifest:
     try:
         data = (path / MANIFEST).read_bytes()
     except OSError as error:
-        raise BundleError(
-            f"{path}: no bundle there ({MANIFEST}: {error.strerror}); train one first"
-        ) from error
+        raise BundleError(f"{path}: no bundle there ({MANIFEST}: {error.strerror}); train one first") from error
     told = _decode(path, MANIFEST, data, _Format).format
     if told != FORMAT:
         raise BundleError(f"{path}: bundle format {told}, this version reads format {FORMAT}; train it again")
     manifest = _decode(path, MANIFEST, data, Manifest)
     if manifest.digest != _digest(manifest):
-        raise BundleError(
-            f"{path}: {MANIFEST} was changed after it was written; train or copy the bundle again"
-        )
+        raise BundleError(f"{path}: {MANIFEST} was changed after it was written; train or copy the bundle again")
     for name in manifest.files:
         if not NAME.fullmatch(name) or name == MANIFEST:
-            raise BundleError(
-                f"{path}: {MANIFEST} names {name!r}, which is no plain file name; do not use this bundle"
-            )
+            raise BundleError(f"{path}: {MANIFEST} names {name!r}, which is no plain file name; do not use this bundle")
     missing = [name for name in PARTS if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}: {MANIFEST} does not name {missing[0]}; train the bundle again")
@@ -205,9 +195,7 @@ def check_fits(
     if features is not None and set(features) != set(manifest.features):
         lacks = sorted(set(manifest.features) - set(features))
         extra = sorted(set(features) - set(manifest.features))
-        told = [
-            f"{text} {', '.join(names)}" for text, names in (("lacks", lacks), ("has also", extra)) if names
-        ]
+        told = [f"{text} {', '.join(names)}" for text, names in (("lacks", lacks), ("has also", extra)) if names]
         raise BundleError(
             f"bundle {manifest.name} wants the features {', '.join(manifest.features)}, "
             f"the data {' and '.join(told)}; map the columns in [columns], or train a bundle on such data"
@@ -223,11 +211,7 @@ def check_fits(
 def _read(path: Path, manifest: Manifest) -> Bundle:
     found = _names(path) - {MANIFEST}
     for name in sorted(found - manifest.files.keys()):
-        kind = (
-            "a pickle or weights file, which is never loaded"
-            if name.lower().endswith(PICKLES)
-            else "not part of it"
-        )
+        kind = "a pickle or weights file, which is never loaded" if name.lower().endswith(PICKLES) else "not part of it"
         raise BundleError(f"{path}: {name} is {kind}; remove it")
     for name in manifest.files:
         if name not in found:
@@ -239,9 +223,7 @@ def _read(path: Path, manifest: Manifest) -> Bundle:
         except OSError as error:
             raise BundleError(f"{path}: {name} cannot be read: {error.strerror}") from error
         if _sha256(data) != digest:
-            raise BundleError(
-                f"{path}: {name} was changed after it was written; copy or train the bundle again"
-            )
+            raise BundleError(f"{path}: {name} was changed after it was written; copy or train the bundle again")
         if name in PARTS:
             contents[name] = data
     bundle = _bundle(path, manifest, contents)
@@ -306,9 +288,7 @@ def _decode(path: Path, name: str, data: bytes, kind: type[Part]) -> Part:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"{path}: {name} cannot be read: {error}; copy or train the bundle again"
-        ) from error
+        raise BundleError(f"{path}: {name} cannot be read: {error}; copy or train the bundle again") from error
 
 
 def _names(path: Path) -> set[str]:
@@ -322,9 +302,7 @@ def _names(path: Path) -> set[str]:
                 if entry.is_dir(follow_symlinks=False) and not prefix and entry.name == "report":
                     continue
                 if not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
-                    raise BundleError(
-                        f"{path}: {prefix}{entry.name} is a link or a folder; a bundle has plain files"
-                    )
+                    raise BundleError(f"{path}: {prefix}{entry.name} is a link or a folder; a bundle has plain files")
                 names.add(prefix + entry.name)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
@@ -351,7 +329,7 @@ def _publish(staging: Path, target: Path) -> None:
         target.rename(aside)
         try:
             staging.rename(target)
-        except OSError:
+        except BaseException:  # an interrupt as well
             aside.rename(target)
             raise
         shutil.rmtree(aside, ignore_errors=True)

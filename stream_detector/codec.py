@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from hashlib import blake2b
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -45,6 +45,10 @@ REASONS: Final = (
     "missing-feature",  # only if events.missing = "reject"
 )
 """Why an event cannot be used; where several hold, the first of this order is given."""
+
+
+Shape: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], Sequence[float | None]]]
+"""A typed decoder, and how to get the values out of what it returns."""
 
 
 class Raw(NamedTuple):
@@ -218,9 +222,7 @@ class Decoder:
             raise Bad("not-an-object", f"{_shown(body)} where an object was expected")
         return body
 
-    def _take(
-        self, rows: Rows, record: Raw, body: Mapping[str, object], sensor: str | None, stamp: int | None
-    ) -> None:
+    def _take(self, rows: Rows, record: Raw, body: Mapping[str, object], sensor: str | None, stamp: int | None) -> None:
         """Accept or reject one message by its fields."""
         columns = self.columns
         try:
@@ -241,12 +243,12 @@ class Decoder:
         columns = self.columns
         inner = body.get(columns.values)
         fields: Mapping[str, object]
-        if isinstance(inner, dict):
+        if isinstance(inner, dict) and columns.values not in self.ignored:
             fields, skipped = inner, self.ignored
         else:
             fields, skipped = body, self.ignored | {columns.sensor_id, columns.timestamp}
-            if columns.values in body and columns.values not in self.named:
-                if inner is not None and columns.values not in self.ignored:
+            if columns.values in body and columns.values not in self.named and columns.values not in skipped:
+                if inner is not None:
                     raise Bad("bad-value", f"{columns.values!r} is {_shown(inner)}, not an object")
                 skipped = skipped | {columns.values}
         values: list[float | None] = [None] * len(self.features)
@@ -270,16 +272,12 @@ class Decoder:
     def finish(self, rows: Rows) -> Decoded:
         """Check what can be checked on arrays, and build the columns."""
         n, width = len(rows.records), len(self.features)
-        exact: Float64 = np.fromiter(chain.from_iterable(rows.values), np.float64, n * width).reshape(
-            n, width
-        )
+        exact: Float64 = np.fromiter(chain.from_iterable(rows.values), np.float64, n * width).reshape(n, width)
         with np.errstate(over="ignore"):  # what overflows is infinite, and rejected below
             values = exact.astype(np.float32)  # (n, F)
         stamps = np.array(rows.stamps, np.int64)
         arrivals = np.array([record.arrival for record in rows.records], np.int64)
-        events = Events(
-            rows.sensors, stamps, values, np.array([r.offset for r in rows.records], np.int64), arrivals
-        )
+        events = Events(rows.sensors, stamps, values, np.array([r.offset for r in rows.records], np.int64), arrivals)
         missing = np.isnan(values)
         future = (arrivals >= 0) & (stamps - self.rules.max_future > arrivals)
         infinite = np.isinf(values)
@@ -306,9 +304,7 @@ class Decoder:
         return Decoded(events, rows.rejects, raw)
 
 
-def _shapes(
-    decoder: Decoder,
-) -> list[tuple[Callable[[bytes], Any], Callable[[Any], tuple[float | None, ...]]]]:
+def _shapes(decoder: Decoder) -> list[Shape]:
     """Typed decoders for nested and flat messages of expected fields only, and how to get their values.
 
     They must accept nothing that the slow path would not, and read it alike; a test compares them. Hence
@@ -325,38 +321,28 @@ def _shapes(
     ]
     aliases = {"sensor": columns.sensor_id, "timestamp": columns.timestamp}
     strict: dict[str, Any] = {"forbid_unknown_fields": True, "kw_only": True, "gc": False}
+    values = msgspec.structs.astuple
+    shapes: list[Shape] = []
     try:
-        inner = msgspec.defstruct("Values", fields, rename=names, **strict)
-        extras = [field for field in fields[width:] if names[field[0]] != columns.values]
-        nested = msgspec.defstruct(
-            "Nested",
-            [*about, ("values", inner), *extras],
-            rename={**aliases, "values": columns.values, **{field[0]: names[field[0]] for field in extras}},
-            **strict,
-        )
+        if columns.values not in decoder.ignored:
+            inner = msgspec.defstruct("Values", fields, rename=names, **strict)
+            extras = fields[width:]
+            outer = {**aliases, "values": columns.values, **{field: names[field] for field, _, _ in extras}}
+            nested = msgspec.defstruct("Nested", [*about, ("values", inner), *extras], rename=outer, **strict)
+            shapes.append((msgspec.json.Decoder(nested).decode, lambda message: values(message.values)[:width]))
         flat = msgspec.defstruct("Flat", [*fields, *about], rename={**aliases, **names}, **strict)
+        shapes.append((msgspec.json.Decoder(flat).decode, lambda message: values(message)[:width]))
     except ValueError:  # a name that msgspec cannot match byte by byte, such as one with a quote in it
         return []
-    values = msgspec.structs.astuple
-    return [
-        (msgspec.json.Decoder(nested).decode, lambda message: values(message.values)[:width]),
-        (msgspec.json.Decoder(flat).decode, lambda message: values(message)[:width]),
-    ]
+    return shapes
 
 
 def _shown(value: object) -> str:
     """What kind of JSON value this is, in words."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    kinds = {
-        str: "a text",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-        type(None): "null",
-    }
-    return kinds.get(type(value), f"a {type(value).__name__}")
+    kinds = {str: "a text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def encode_score(score: Score) -> bytes:

@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -231,6 +232,21 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, which comes in as init arguments."""
         return EnvSettingsSource(settings_cls), init_settings
+
+
+def duration(name: str, text: str | None) -> int | None:
+    """Milliseconds of a duration on the command line, such as ``"5m"``. Raises `SettingsError`."""
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(Duration).validate_python(text)
+    except ValidationError as error:
+        raise SettingsError(f"{name} {text}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def worker_environment(index: int, port: int) -> dict[str, str]:
+    """The environment of one of several worker processes: each serves metrics on a port of its own."""
+    return os.environ | {f"{PREFIX}METRICS__PORT": str(port + index if port else 0)}
 
 
 def load_settings(config: Path | None = None) -> Settings:

@@ -94,7 +94,7 @@ def fit_thresholds(
     ``run`` is the number of windows below a level that ends a cluster: at least as many as share an event,
     that is window length / stride, rounded up. ``parameter`` is alerts per sensor and day for ``evt``, a
     quantile in (0, 1) for ``quantile``, the threshold itself for ``fixed``. Raises `DataError` if there is no
-    error at all, or the parameter makes no sense.
+    error at all, `SettingsError` if the parameter makes no sense.
     """
     usable = {sensor: one for sensor, one in series.items() if len(one.errors)}
     check_method(method, parameter)
@@ -204,9 +204,7 @@ def _solve(tail: Tail, budget: float, series: Sequence[Series], run: int) -> flo
 
 
 def _counted_rate(series: Sequence[Series], threshold: float, run: int) -> float:
-    return sum(len(cluster_peaks(one.errors, threshold, run)) for one in series) / sum(
-        one.days for one in series
-    )
+    return sum(len(cluster_peaks(one.errors, threshold, run)) for one in series) / sum(one.days for one in series)
 
 
 def _fit_pareto(excess: Float64) -> tuple[float, float]:
@@ -223,9 +221,7 @@ def _fit_pareto(excess: Float64) -> tuple[float, float]:
 
 def _check(series: Mapping[str, Series]) -> None:
     if not series:
-        raise DataError(
-            "no windows are left to calibrate thresholds on; give more data or a smaller --window"
-        )
+        raise DataError("no windows are left to calibrate thresholds on; give more data or a smaller --window")
     for sensor, one in series.items():
         finite: Bool = np.isfinite(one.errors)
         if not finite.all() or not (math.isfinite(one.days) and one.days > 0):

@@ -345,20 +345,31 @@ def unpack_waiting(rules: Rules, packed: bytes, rows: Mapping[str, bytes]) -> tu
     return windows, [Reject(*reject) for reject in waiting.rejects]
 
 
-def windows_of(batches: Iterable[Events], rules: Rules) -> Iterator[Windows]:
-    """Windows of a stream of one partition, in memory: for training, evaluation and notebooks."""
-    table = Table(rules)
-    kept: dict[str, bytes] = {}
-    for events in batches:
-        change = advance(table, events)
-        for sensor, rows in zip(change.sensors, change.rows, strict=True):
-            kept[sensor] = kept.get(sensor, b"") + rows
-        tails = [
-            kept[sensor][-tail:] if tail else b"" for sensor, tail in zip(change.sensors, change.tails, strict=True)
-        ]
-        yield assemble(rules, change, tails)
-        table.settled(dict(zip(change.sensors, change.added, strict=True)))
-        for sensor in change.sensors:
-            kept[sensor] = kept[sensor][-(rules.length - 1) * rules.row.itemsize :]
+class Rolling:
+    """Windows of one partition's events in this process, without a store: for training, programs and notebooks."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.table = Table(rules)
+        self.rows: dict[str, bytes] = {}  # the last W - 1 of each sensor
+
+    def push(self, events: Events) -> tuple[Windows, Change]:
+        """The windows that these events fill."""
+        change = advance(self.table, events)
+        needed = (self.rules.length - 1) * self.rules.row.itemsize
+        tails = []
+        for sensor, rows, tail in zip(change.sensors, change.rows, change.tails, strict=True):
+            every = self.rows.get(sensor, b"") + rows
+            tails.append(every[-tail:] if tail else b"")
+            self.rows[sensor] = every[-needed:]
+        self.table.settled(dict(zip(change.sensors, change.added, strict=True)))
         for sensor in change.expired:
-            kept.pop(sensor, None)
+            self.rows.pop(sensor, None)
+        return assemble(self.rules, change, tails), change
+
+
+def windows_of(batches: Iterable[Events], rules: Rules) -> Iterator[Windows]:
+    """Windows of a stream of one partition."""
+    rolling = Rolling(rules)
+    for events in batches:
+        yield rolling.push(events)[0]

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the real servers.
+"""Fixtures that every test may use: the real servers, a simulated plant, a bundle trained on it.
 
 A test that asks for a server is marked `servers` by itself, so that `pytest -m "not servers"` leaves it out.
 One that starts its own (to kill it, or with other settings) carries `@pytest.mark.servers`. A missing server
@@ -8,10 +8,13 @@ is an error, never a skip.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.servers import KafkaBroker, RedisServer
+from tests.service import command
+from training.plant import Plant, write_plant
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest's own hook, which selects by mark
@@ -40,3 +43,19 @@ def redis_url(redis_server: RedisServer) -> str:
     """The URL of a server without any keys."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
+    """A small simulated plant: two pumps, a day to learn from, half a day with a fault."""
+    return write_plant(tmp_path_factory.mktemp("plant"), pumps=2, train_days=1.5, stream_days=0.5, seed=3)
+
+
+@pytest.fixture(scope="session")
+def bundle(plant: Plant, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle trained by the command on that plant: windows of 16 events, stride 1, as small as it can be."""
+    out = tmp_path_factory.mktemp("trained") / "pumps"
+    options = ["--window", "16", "--stride", "1", "--epochs", "3", "--units", "8"]
+    done = command("train", plant.train, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    return out

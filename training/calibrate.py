@@ -12,13 +12,9 @@ from training.data import Data, periods
 from training.split import Part
 
 DAY = 86_400_000  # ms
-CONSTANT = (
-    1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits
-)
+CONSTANT = 1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits
 CONSTANT_SCALE = 1e-2  # what counts as one standard deviation of a constant, as a share of its size
-RESIDUAL_FLOOR = (
-    1e-2  # smallest standard deviation of a residual, in scaled units: no model is trusted beyond it
-)
+RESIDUAL_FLOOR = 1e-2  # smallest standard deviation of a residual, in scaled units: no model is trusted beyond it
 SHRINKAGE_FLOOR = 1e-2  # keeps the covariance invertible where residuals depend linearly on each other
 
 
@@ -40,7 +36,8 @@ def fit_scaler(values: Float32) -> Scaler:
 def scale_values(scaler: Scaler, values: Float32) -> Float32:
     """Windows (n, W, F) as the model sees them."""
     center, scale = np.asarray(scaler.center, np.float32), np.asarray(scaler.scale, np.float32)
-    scaled: Float32 = np.clip((values - center) / scale, -LIMIT, LIMIT).astype(np.float32)
+    with np.errstate(over="ignore"):  # what overflows is cut
+        scaled: Float32 = np.clip((values - center) / scale, -LIMIT, LIMIT).astype(np.float32)
     return scaled
 
 
@@ -63,7 +60,8 @@ def error_statistics(kind: ErrorKind, residuals: Float32, sharing: int = 1) -> E
         total += moment
         squares += moment**2
     covariance = total / count  # (F, F)
-    spread = (squares / count - covariance**2) * sharing / count  # (F, F) variance of each entry's estimate
+    # Variance of each entry's estimate, (F, F); one window alone tells nothing of it, and all is shrunk.
+    spread = (squares / count - covariance**2) * sharing / (count - 1) if count > 1 else np.inf
     deviation = np.sqrt(np.maximum(np.diag(covariance), RESIDUAL_FLOOR**2))  # (F)
     across = np.outer(deviation, deviation)
     correlation = covariance / across

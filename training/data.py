@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
 from stream_detector.events import Bool, Events, Float32, Float64, Int64, Partition, Slice, Windows
+from stream_detector.ports import Source
 from stream_detector.sensors import Rules
 from stream_detector.windows import windows_of
 from training.split import Part, split
 
-CHUNK = (
-    10_000  # events that are made into windows at a time: with stride 1, windows take W times their memory
-)
+CHUNK = 10_000  # events that are made into windows at a time: with stride 1, windows take W times their memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,36 @@ class Data:
         chosen = np.zeros(len(self.parts), bool)
         chosen[places] = True
         return np.concatenate([values for _, values in self.values(chosen)])
+
+
+class _All:
+    """Takes every partition of a source from its first offset: `ports.Ownership` for reading once."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.fresh: list[Partition] = []
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        self.fresh.extend(partitions)
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Files are not taken away."""
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        """Files are not taken away."""
+
+
+def read_to_end(source: Source) -> Iterator[Slice]:
+    """Everything of a source that ends."""
+    owner = _All(source)
+    source.open(owner)
+    try:
+        while not source.finished:
+            yield from source.poll(0)
+            while owner.fresh:
+                source.seek(owner.fresh.pop(), 0)
+    finally:
+        source.close()
 
 
 def read(events: Iterable[Events | Slice], rules: Rules, seed: int) -> Data:

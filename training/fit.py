@@ -58,9 +58,7 @@ def fit(
         loss.append(float(logs["loss"]))
         val_loss.append(float(logs["val_loss"]))
         if not math.isfinite(loss[-1] + val_loss[-1]):
-            raise DataError(
-                f"training diverged in epoch {epoch + 1}; lower the learning rate or check the data"
-            )
+            raise DataError(f"training diverged in epoch {epoch + 1}; lower the learning rate or check the data")
         progress("fit", epoch + 1, epochs, {"loss": loss[-1], "val_loss": val_loss[-1]})
 
     model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss="mse")

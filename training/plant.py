@@ -163,9 +163,7 @@ def _run(rng: np.random.Generator, times: Int64, faults: Sequence[Fault], period
     valve = np.clip(0.8 + _steps(rng, n, 240 * MINUTE / period_ms, 0.06), 0.55, 1.0)
     weather = _lag(rng.standard_normal(n) * 12, 600 * MINUTE / period_ms)
     boiling, growl = rng.standard_normal(n), rng.standard_normal(n)
-    wear, leak, cavitation = (
-        _strength(times, faults, kind) for kind in ("bearing-wear", "leak", "cavitation")
-    )
+    wear, leak, cavitation = (_strength(times, faults, kind) for kind in ("bearing-wear", "leak", "cavitation"))
 
     speed = np.clip(0.82 + 0.08 * np.sin(day - 2.2 + phase) + load, 0.55, 1.05)  # of the nominal 2,900 rpm
     speed = _lag(speed, 2 * MINUTE / period_ms)
@@ -183,15 +181,13 @@ def _run(rng: np.random.Generator, times: Int64, faults: Sequence[Fault], period
     vibration = 0.8 * build[4] + 1.3 * speed**2 + 2.4 * wear * speed
     vibration += cavitation * np.abs(2.0 + 0.8 * boiling) + 0.05 * growl
     motor = _lag(ambient + 0.1 * current**2, 30 * MINUTE / period_ms)
-    bearing = _lag(
-        ambient + 18 * speed**2 + 24 * wear * speed + 0.15 * (motor - ambient), 15 * MINUTE / period_ms
-    )
+    bearing = _lag(ambient + 18 * speed**2 + 24 * wear * speed + 0.15 * (motor - ambient), 15 * MINUTE / period_ms)
     return np.column_stack([2_900 * speed, flow, pressure, current, vibration, bearing, motor])
 
 
 def _measure(rng: np.random.Generator, times: Int64, state: Float64, faults: Sequence[Fault]) -> Float64:
     """Readings (steps, F): noise, then faults of the sensors themselves, then gaps."""
-    values = state + rng.standard_normal(state.shape) * np.array(NOISE)
+    values: Float64 = state + rng.standard_normal(state.shape) * np.array(NOISE)
     missed = rng.random(state.shape) < MISSED
     for fault in faults:
         during = _during(times, fault)

@@ -51,8 +51,7 @@ class Summary:
             ("windows", f"{windows}; {self.left_out} left out"),
             (
                 "fit",
-                f"{self.epochs} epochs, best {self.best_epoch}: "
-                f"loss {self.loss:.4g}, val_loss {self.val_loss:.4g}",
+                f"{self.epochs} epochs, best {self.best_epoch}: loss {self.loss:.4g}, val_loss {self.val_loss:.4g}",
             ),
             ("threshold", f"{self.threshold:.4g}; {self.own_thresholds} sensors have their own"),
             ("false alarms", f"{self.expected_alerts_per_day:.3g} expected per sensor and day"),
@@ -126,9 +125,7 @@ def _window(picture: Picture, features: list[str]) -> Figure:
         axes.plot(picture.values[:, index], color="black", label="measured")
         axes.plot(picture.expected[:, index], color="tab:orange", label="expected")
         axes.axvline(picture.worst_step, color="tab:red", linestyle=":")
-        axes.set_title(
-            f"{features[index]}: {picture.contributions[index]:.0%} of the error", fontsize="small"
-        )
+        axes.set_title(f"{features[index]}: {picture.contributions[index]:.0%} of the error", fontsize="small")
     panels[0].legend(fontsize="small")
     panels[-1].set_xlabel("event of the window")
     figure.suptitle(picture.title)
@@ -136,6 +133,4 @@ def _window(picture: Picture, features: list[str]) -> Figure:
 
 
 def _save(figure: Figure, file: Path) -> None:
-    figure.savefig(
-        file, dpi=110, metadata={"Software": None}
-    )  # no version in the file: same data, same bytes
+    figure.savefig(file, dpi=110, metadata={"Software": None})  # no version in the file: same data, same bytes

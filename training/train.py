@@ -54,9 +54,7 @@ class TrainOptions:
     learning_rate: float = 1e-3
     error: ErrorKind = "mahalanobis"
     threshold: Method = "evt"
-    budget: float = (
-        0.1  # alerts per sensor and day; the quantile or the threshold itself for the other methods
-    )
+    budget: float = 0.1  # alerts per sensor and day; of the other methods: the quantile, the threshold
     max_windows: int = 20_000  # to fit on; a seventh of it each for validation and for statistics
     seed: int = 0
     missing: Literal["last", "mean", "reject"] = "last"
@@ -155,7 +153,8 @@ def calibrate(
     held = data.gather(Part.STATISTICS, _held_out(options), options.seed)  # (n, W, F) raw
     bare = CompiledModel(model, options.length, scaler, ErrorStatistics("mse"), unit, buckets)
     thinned = max(1, int((data.parts == Part.STATISTICS).sum()) // len(held))
-    statistics = error_statistics(options.error, bare.residuals(held), max(1, run // thinned))
+    residuals = bare.residuals(held) if options.error == "mahalanobis" else held[:0]  # others learn nothing
+    statistics = error_statistics(options.error, residuals, max(1, run // thinned))
     progress("calibrate", 1, 2, {"windows": len(held)})
     judge = CompiledModel(model, options.length, scaler, statistics, unit, buckets)
     errors = errors_of(judge, data)
@@ -288,15 +287,11 @@ def _notes(data: Data, values: Float32, found: Calibration, options: TrainOption
     notes = []
     constant = np.ptp(values, axis=(0, 1)) == 0  # (F)
     if constant.any():
-        names = ", ".join(
-            feature for feature, still in zip(data.rules.features, constant, strict=True) if still
-        )
+        names = ", ".join(feature for feature, still in zip(data.rules.features, constant, strict=True) if still)
         notes.append(f"never changed while the model learnt: {names}; any real change of it will stand out")
     tail = found.thresholds.entries[0].tail
     if tail.peaks < FEW_PEAKS:
-        notes.append(
-            f"only {tail.peaks} independent peaks to calibrate on: the threshold is rough; give more data"
-        )
+        notes.append(f"only {tail.peaks} independent peaks to calibrate on: the threshold is rough; give more data")
     days = sum(one.days for one in found.series.values())
     if options.threshold == "evt" and days * options.budget < 1:
         notes.append(

@@ -87,9 +87,7 @@ def score_with(kind: str) -> Program:
         even = ops.ones_like(weight) / weight.shape[1]  # of an error of nothing
         contributions = ops.where(total > 0, weight / ops.where(total > 0, total, 1.0), even)
         worst = ops.cast(ops.argmax(steps, axis=1), "float32")  # exact below 2**24
-        return ops.concatenate(
-            [ops.stack([error / threshold, error, threshold, worst], axis=1), contributions], axis=1
-        )
+        return ops.concatenate([ops.stack([error / threshold, error, threshold, worst], axis=1), contributions], axis=1)
 
     return score  # (n, 4 + F): score, error, threshold, worst step, contributions
 
@@ -238,9 +236,7 @@ def buckets_up_to(most: int) -> list[int]:
 
 def load_model(bundle: Bundle) -> Any:
     """The Keras model of a bundle, without pickles and without code (`safe_mode`). Raises `BundleError`."""
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # Keras reads paths only; the bundle's folder may be replaced by now
+    with tempfile.TemporaryDirectory() as folder:  # Keras reads paths only; the bundle's folder may be replaced by now
         file = Path(folder) / "model.keras"
         file.write_bytes(bundle.model)
         try:
@@ -253,9 +249,7 @@ def load_model(bundle: Bundle) -> Any:
     wanted = (None, bundle.manifest.length, len(bundle.manifest.features))
     for what, shape in (("takes", model.input_shape), ("returns", model.output_shape)):
         if shape != wanted:
-            raise BundleError(
-                f"{bundle.path}: model.keras {what} {shape}, not {wanted}; train the bundle again"
-            )
+            raise BundleError(f"{bundle.path}: model.keras {what} {shape}, not {wanted}; train the bundle again")
     return model
 
 
@@ -305,9 +299,7 @@ def _compile_tensorflow(
         return program(lambda seen: model(seen, training=False), tables, values, rows)
 
     signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec(shape[:1], tf.int32)]
-    concrete = tf.function(
-        run, input_signature=signature, jit_compile=True, autograph=False
-    ).get_concrete_function()
+    concrete = tf.function(run, input_signature=signature, jit_compile=True, autograph=False).get_concrete_function()
     return lambda values, rows: concrete(tf.constant(values), tf.constant(rows))
 
 
@@ -318,8 +310,7 @@ def _compile_jax(
 
     _without_cudnn(model)
     weights = [
-        [variable.value for variable in part]
-        for part in (model.trainable_variables, model.non_trainable_variables)
+        [variable.value for variable in part] for part in (model.trainable_variables, model.non_trainable_variables)
     ]
 
     def run(weights: list[list[Tensor]], tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
@@ -343,3 +334,9 @@ def _compile_jax(
 
 
 COMPILERS = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}
+
+
+def device_name() -> str:
+    """Backend and device that forward passes run on."""
+    devices = keras.distribution.list_devices()
+    return f"{keras.backend.backend()} {devices[0] if devices else 'cpu'}"

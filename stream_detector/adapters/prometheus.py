@@ -169,9 +169,7 @@ class PrometheusObserver:
             seen.add(value)
         return value
 
-    def serve(
-        self, host: str, port: int, live: Callable[[], bool], ready: Callable[[], tuple[bool, str]]
-    ) -> Server:
+    def serve(self, host: str, port: int, live: Callable[[], bool], ready: Callable[[], tuple[bool, str]]) -> Server:
         """Answer on /metrics, /livez and /readyz from a daemon thread. Port 0 takes a free one."""
         app = _application(make_wsgi_app(self.registry), live, ready)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -243,5 +241,5 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _Handler(WSGIRequestHandler):
     timeout = 10.0  # seconds a client may be silent
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is wsgiref's
+    def log_message(self, format: str, *args: Any) -> None:  # the name is wsgiref's
         """Say nothing: probes come every few seconds."""

@@ -205,7 +205,7 @@ class RedisStore:
         """Version and eviction policy, for `check`."""
         info = translate(lambda: self.client.info())
         return {
-            "version": str(info.get("valkey_version") or info.get("redis_version")),
+            "redis_version": str(info.get("redis_version", "0")),  # Valkey tells the one it is compatible with
             "maxmemory_policy": str(info.get("maxmemory_policy", "unknown")),
         }
 

@@ -1,4 +1,4 @@
-"""Settings as arguments of kafka-python's clients, and clients that leave nothing behind when they fail to connect."""
+"""Settings as arguments of kafka-python's clients; clients that leave nothing behind when they cannot connect."""
 
 from __future__ import annotations
 
@@ -51,6 +51,17 @@ ASSIGNORS = {
 WHOLE = {"receive_buffer_bytes", "send_buffer_bytes", "retries"}  # whose defaults do not tell their type
 SECRET = ("password", "secret", "token")
 
+LOGGED = {
+    # At debug level it prints keys, values and requests. Where a broker is away, it logs tens of errors a second,
+    # of which our own exceptions tell once; and also while it waits for an open transaction, which is no error.
+    "kafka": logging.WARNING,
+    "kafka.cluster": logging.CRITICAL,
+    "kafka.coordinator": logging.CRITICAL,
+    "kafka.coordinator.heartbeat": logging.WARNING,
+    "kafka.net": logging.CRITICAL,
+    "kafka.producer": logging.CRITICAL,
+}
+
 SHARED: dict[str, Any] = {
     "bootstrap_timeout_ms": 10_000,
     "reconnect_backoff_max_ms": 1_000,  # kafka-python's 30 s would delay recovery
@@ -59,6 +70,7 @@ SHARED: dict[str, Any] = {
 }
 CONSUMER: dict[str, Any] = {
     "auto_offset_reset": "earliest",
+    "request_timeout_ms": 15_000,
     "isolation_level": "read_committed",
     "fetch_max_bytes": 32 * 1024 * 1024,
     "max_partition_fetch_bytes": 4 * 1024 * 1024,
@@ -79,9 +91,10 @@ def consumer_options(settings: Settings) -> dict[str, Any]:
     """Arguments of the group's consumer."""
     options = _options(settings, KafkaConsumer, SHARED | CONSUMER)
     if settings.delivery.mode == "exactly_once" and options["isolation_level"] != "read_committed":
-        # It also makes reading the committed offset wait for open transactions; without, a hand-over doubles windows.
+        # It also makes reading the committed offset wait for open transactions: else a hand-over doubles windows.
+        got = options["isolation_level"]
         raise SettingsError(
-            f"kafka.isolation_level: exactly-once delivery needs read_committed (got {options['isolation_level']!r});"
+            f"kafka.isolation_level: exactly-once delivery needs read_committed (got {got!r});"
             ' remove it, or set delivery.mode = "at_least_once"'
         )
     options.setdefault("partition_assignment_strategy", [CooperativeStickyAssignor()])
@@ -92,9 +105,7 @@ def producer_options(settings: Settings) -> dict[str, Any]:
     """Arguments of the producer, transactions aside."""
     options = _options(settings, KafkaProducer, SHARED | PRODUCER)
     if options["acks"] not in ("all", -1, "-1") or not options["enable_idempotence"]:
-        raise SettingsError(
-            'kafka.acks, kafka.enable_idempotence: nothing less than acks = "all" is safe; remove them'
-        )
+        raise SettingsError('kafka.acks, kafka.enable_idempotence: nothing less than acks = "all" is safe; remove them')
     return options
 
 
@@ -114,8 +125,8 @@ def reader_options(settings: Settings) -> dict[str, Any]:
 def connect(kind: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
     """A client of ``kind`` that has reached a broker, and its network client.
 
-    kafka-python says "unable to bootstrap" whatever went wrong and logs the reason; the reason is put back. What it
-    leaves behind when it fails, a thread and sockets, is closed.
+    kafka-python says "unable to bootstrap" whatever went wrong and logs the reason; the reason is put back. What
+    it leaves behind when it fails, a thread and sockets, is closed.
     """
     made: list[Any] = []
 
@@ -126,14 +137,15 @@ def connect(kind: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
     with _Reasons() as reasons:
         try:
             return kind(**options, kafka_client=remember), made[0]
-        except (AssertionError, TypeError, ValueError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # how it says that a setting is wrong
             _close(made)
             raise SettingsError(f"kafka: {error}") from error
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is translated
             _close(made)
             where = f"connecting to {_text(options['bootstrap_servers'])}"
             if isinstance(error, KafkaTimeoutError) and reasons.seen:
-                reason = reasons.seen[-1]
+                # Once refused, it is also disconnected, which says nothing.
+                reason = next(filter(_remedy, reasons.seen), reasons.seen[-1])
                 if remedy := _remedy(reason):
                     raise Refused(f"Kafka: {where}: {reason}; {remedy}") from None
                 error = KafkaTimeoutError(reason)
@@ -170,28 +182,22 @@ class _Reasons(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = " ".join(record.getMessage().split())
         if "failed" in text and "bootstrap failed" not in text.lower():
-            self.seen.append(text.partition("failed: ")[2] or text)
+            self.seen.append((text.partition("failed: ")[2] or text).partition(" (backoff")[0])
 
     def __enter__(self) -> Self:
-        _quiet()
+        for name, level in LOGGED.items():
+            if logging.getLogger(name).level == logging.NOTSET:  # else somebody wants to hear it
+                logging.getLogger(name).setLevel(level)
+        self._before = self._logger.level, self._logger.propagate
+        self._logger.setLevel(logging.WARNING)
+        self._logger.propagate = False
         self._logger.addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._logger.removeHandler(self)
-
-
-def _quiet() -> None:
-    """Keep kafka-python's chatter out of the log; at debug level it also prints keys, values and requests."""
-    logging.getLogger("kafka").setLevel(logging.WARNING)
-    coordinator = logging.getLogger("kafka.coordinator.consumer")
-    if _expected not in coordinator.filters:
-        coordinator.addFilter(_expected)
-
-
-def _expected(record: logging.LogRecord) -> bool:
-    """Waiting for an open transaction is no error, yet it is logged as one ten times a second."""
-    return "UnstableOffsetCommit" not in record.getMessage()
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
 
 
 def _options(settings: Settings, kind: type[Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,9 +216,7 @@ def _converted(key: str, value: Any) -> Any:
     kinds = (KafkaConsumer, KafkaProducer, KafkaAdminClient)
     known = [kind.DEFAULT_CONFIG[key] for kind in kinds if key in kind.DEFAULT_CONFIG]
     if not known:
-        raise SettingsError(
-            f"kafka.{key}: unknown to kafka-python; remove it, or see its documentation for the name"
-        )
+        raise SettingsError(f"kafka.{key}: unknown to kafka-python; remove it, or see its documentation for the name")
     default = known[0]
     try:
         if key == "partition_assignment_strategy":
@@ -238,9 +242,7 @@ def _converted(key: str, value: Any) -> Any:
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-        str(value).strip().lower()
-    ]
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).strip().lower()]
 
 
 def _whole(value: Any) -> int:

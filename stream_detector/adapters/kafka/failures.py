@@ -1,4 +1,4 @@
-"""kafka-python's exceptions, translated into ours: what may pass, what was refused, what ends a worker's ownership."""
+"""kafka-python's exceptions, translated into ours: what may pass, what was refused, what ends our ownership."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FENCED = (
 
 # What will not pass by itself, and what to do about it.
 REMEDIES: dict[type[Exception], str] = {
-    kafka_errors.TopicAuthorizationFailedError: "grant this user READ on the events topic and WRITE on the others",
+    kafka_errors.TopicAuthorizationFailedError: ("grant this user READ on the events topic and WRITE on the others"),
     kafka_errors.GroupAuthorizationFailedError: "grant this user READ on the consumer group kafka.group_id",
     kafka_errors.TransactionalIdAuthorizationFailedError: (
         "grant this user WRITE and DESCRIBE on transactional ids prefixed with kafka.group_id,"
@@ -36,16 +36,18 @@ REMEDIES: dict[type[Exception], str] = {
     ),
     kafka_errors.ClusterAuthorizationFailedError: "grant this user IDEMPOTENT_WRITE on the cluster",
     kafka_errors.AuthorizationError: "grant this user the permission",
-    kafka_errors.SaslAuthenticationFailedError: "check kafka.sasl_plain_username and kafka.sasl_plain_password",
-    kafka_errors.UnsupportedSaslMechanismError: "set kafka.sasl_mechanism to one that the broker has enabled",
-    kafka_errors.IllegalSaslStateError: "set kafka.security_protocol to that of the broker's listener",
-    kafka_errors.SecurityDisabledError: "the broker has no authorizer; set one up or ask for nothing that needs it",
+    kafka_errors.SaslAuthenticationFailedError: "check kafka.sasl_plain_username and …_password",
+    kafka_errors.UnsupportedSaslMechanismError: "set kafka.sasl_mechanism to one that the broker enables",
+    kafka_errors.IllegalSaslStateError: "set kafka.security_protocol to what the listener uses",
+    kafka_errors.SecurityDisabledError: "the broker has no authorizer; set one up",
     # A frozen worker that wakes up while its successor runs under the same name must end, not take over again.
-    kafka_errors.FencedInstanceIdError: "another worker runs with the same kafka.group_instance_id; give each its own",
-    kafka_errors.UnreleasedInstanceIdError: "another worker runs with the same kafka.group_instance_id",
-    kafka_errors.UnknownTopicOrPartitionError: "create the topic, or correct its name in the [topics] section",
+    kafka_errors.FencedInstanceIdError: (
+        "another worker runs with the same kafka.group_instance_id; give each its own"
+    ),
+    kafka_errors.UnreleasedInstanceIdError: "give each worker its own kafka.group_instance_id",
+    kafka_errors.UnknownTopicOrPartitionError: "create the topic, or correct its name in [topics]",
     kafka_errors.InvalidTopicError: "correct the topic's name in the [topics] section",
-    kafka_errors.MessageSizeTooLargeError: "raise max.message.bytes of the topic and kafka.max_request_size",
+    kafka_errors.MessageSizeTooLargeError: "raise the topic's max.message.bytes and kafka.max_request_size",
     kafka_errors.RecordListTooLargeError: "raise segment.bytes of the topic or lower kafka.batch_size",
     RecordTooLargeError: "raise kafka.max_partition_fetch_bytes",
     kafka_errors.InvalidRequiredAcksError: 'set kafka.acks = "all"',
@@ -58,17 +60,19 @@ REMEDIES: dict[type[Exception], str] = {
     kafka_errors.InvalidTransactionTimeoutError: (
         "lower delivery.transaction_timeout below the broker's transaction.max.timeout.ms"
     ),
-    kafka_errors.UnsupportedVersionError: 'the broker is too old: use 2.5 or newer, or delivery.mode = "at_least_once"',
+    kafka_errors.UnsupportedVersionError: (
+        'the broker is too old: use 2.5 or newer, or delivery.mode = "at_least_once"'
+    ),
     kafka_errors.UnsupportedForMessageFormatError: "raise the topic's message format to 0.11 or newer",
     kafka_errors.UnrecognizedBrokerVersion: "use a broker of version 2.5 or newer",
-    kafka_errors.UnsupportedCodecError: "install what the topic is compressed with (lz4, zstandard, python-snappy)",
-    kafka_errors.UnsupportedCompressionTypeError: "set kafka.compression_type to one that the broker supports",
+    kafka_errors.UnsupportedCodecError: "install the topic's compression: lz4, zstandard or python-snappy",
+    kafka_errors.UnsupportedCompressionTypeError: "set another kafka.compression_type",
     kafka_errors.PolicyViolationError: "the broker's policy forbids it; ask whoever runs it",
     kafka_errors.InvalidRecordError: "the broker will not take such records; see the topic's settings",
-    kafka_errors.InvalidTimestampError: "see message.timestamp.before.max.ms and .after.max.ms of the topic",
+    kafka_errors.InvalidTimestampError: "see the topic's message.timestamp.before.max.ms and .after.max.ms",
     kafka_errors.OffsetOutOfRangeError: 'set kafka.auto_offset_reset = "earliest"',
     kafka_errors.NoOffsetForPartitionError: 'set kafka.auto_offset_reset = "earliest"',
-    kafka_errors.CorruptRecordError: "the log is damaged there; restore it, or move the group's offset past it",
+    kafka_errors.CorruptRecordError: "the log is damaged; restore it, or move the group's offset past it",
     kafka_errors.DelegationTokenExpiredError: "renew the delegation token",
     kafka_errors.UnsupportedAssignorError: "set another kafka.partition_assignment_strategy",
 }
@@ -91,7 +95,7 @@ def translate(error: BaseException, doing: str) -> StreamDetectorError:
 
 
 def cause(error: BaseException) -> BaseException:
-    """The exception that matters: kafka-python wraps some in a bare KafkaError, as an argument or as mere text."""
+    """The exception that matters: some are wrapped in a bare KafkaError, as an argument or as mere text."""
     if type(error) is not kafka_errors.KafkaError:
         return error
     for inner in (*error.args, error.__cause__):
@@ -107,7 +111,7 @@ def cause(error: BaseException) -> BaseException:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Kafka's exceptions that come up inside are raised as ours. A mistake of our own (TypeError, …) passes."""
+    """Kafka's exceptions that come up inside are raised as ours; our own mistakes (TypeError, …) pass."""
     try:
         yield
     except (
@@ -119,9 +123,9 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def within(seconds: float, call: Callable[..., T], *args: Any) -> T:
-    """``call(*args)``, given up after ``seconds``: kafka-python waits without end for the coordinator of transactions.
+    """``call(*args)``, given up after ``seconds``: kafka-python waits for transactions without end.
 
-    What was given up goes on in a thread of its own; whoever calls must let go of the client that it hangs on.
+    What was given up goes on in a thread of its own; let go of the client that it hangs on.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -129,7 +133,7 @@ def within(seconds: float, call: Callable[..., T], *args: Any) -> T:
     def run() -> None:
         try:
             outcome.append(call(*args))
-        except BaseException as error:
+        except BaseException as error:  # raised again where it was called
             failure.append(error)
 
     thread = threading.Thread(target=run, name="kafka-call", daemon=True)

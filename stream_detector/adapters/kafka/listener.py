@@ -15,9 +15,9 @@ Handler = Callable[[list[TopicPartition]], None]
 class Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     """Calls handlers in a thread of their own while `KafkaConsumer.poll` waits for them.
 
-    kafka-python calls listeners on its event loop, where blocking stops the heartbeats and where the consumer cannot
-    be asked anything. In a thread beside it a handler may take its time, deliver, and even commit. The thread that
-    polls waits meanwhile, so there are never two at work.
+    kafka-python calls listeners on its event loop, where blocking stops the heartbeats and where the consumer
+    cannot be asked anything. In a thread beside it a handler may take its time, deliver, and even commit. The
+    thread that polls waits meanwhile, so there are never two at work.
     """
 
     def __init__(self, assigned: Handler, revoked: Handler, lost: Handler) -> None:
@@ -30,7 +30,7 @@ class Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._wake = wake
 
     def raise_failure(self) -> None:
-        """Raise what a handler raised; in the listener it would be wrapped and logged as somebody else's mistake."""
+        """Raise what a handler raised; from the listener it would come wrapped, and logged as a mistake."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -50,7 +50,7 @@ class Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         def run() -> None:
             try:
                 handler(sorted(partitions))
-            except BaseException as error:
+            except BaseException as error:  # raised again where `poll` was called
                 self._failure = self._failure or error
             done.success(None)
             self._wake()

@@ -43,15 +43,15 @@ class Message(NamedTuple):
     headers: list[tuple[str, bytes]] | None = None
 
 
-class TooLarge(Exception):
+class TooLarge(Exception):  # no error yet: it is tried again, shorter
     """Something was too large for the broker, and there are dead letters that can be cut shorter."""
 
 
 class KafkaOutlet:
     """`ports.Outlet` on kafka-python: one transaction a delivery, or plain sends in at-least-once mode.
 
-    After any failure the producer is thrown away: kafka-python 3.0.12 keeps the offsets of an aborted transaction and
-    would commit them with the next one.
+    After any failure the producer is thrown away: kafka-python 3.0.12 keeps the offsets of an aborted transaction
+    and would commit them with the next one.
     """
 
     def __init__(self, settings: Settings, source: KafkaSource) -> None:
@@ -64,7 +64,7 @@ class KafkaOutlet:
         self._producer: Any = None
 
     def open(self) -> None:
-        """Connect a new producer; in exactly-once mode this ends and fences whatever an earlier self left open."""
+        """Connect a new producer; in exactly-once mode this ends and fences what an earlier self left open."""
         self._let_go()
         options = producer_options(self._settings)
         if self._exactly_once:
@@ -93,7 +93,8 @@ class KafkaOutlet:
                 raise Unavailable("Kafka: the outlet is not open")
             membership = self._source.membership(delivery.positions)
             try:
-                return self._attempt(delivery, membership, limit)
+                self._attempt(delivery, membership, limit)
+                return
             except TooLarge:
                 log.warning("a record is larger than the broker takes; cutting dead letters short")
                 self._give_up()
@@ -129,9 +130,7 @@ class KafkaOutlet:
     def _send(self, delivery: Delivery, limit: int | None, deadline: float) -> None:
         """Send everything and wait until the broker has it."""
         letters = [self._dead_letter(partition, reject, limit) for partition, reject in delivery.rejects]
-        shorter = any(
-            len(letter.value or b"") > SHORTEST or len(letter.key or b"") > SHORTEST for letter in letters
-        )
+        shorter = any(len(letter.value or b"") > SHORTEST or len(letter.key or b"") > SHORTEST for letter in letters)
         try:
             send = self._producer.send
             futures = [send(*message) for message in (*letters, *self._results(delivery))]
@@ -141,11 +140,9 @@ class KafkaOutlet:
                 log.debug("not all results were acknowledged in time")  # which ones, their futures tell
             for future in futures:
                 if not future.succeeded():
-                    raise cause(
-                        future.exception or KafkaTimeoutError("the broker did not acknowledge in time")
-                    )
+                    raise cause(future.exception or KafkaTimeoutError("the broker did not acknowledge in time"))
         except KafkaError as error:
-            # Whichever record it was: kafka-python fails all that were waiting with the same error, and later sends.
+            # Whichever record it was: all that were waiting fail with the same error, and later sends do.
             if shorter and isinstance(cause(error), (MessageSizeTooLargeError, RecordListTooLargeError)):
                 raise TooLarge from error
             raise
@@ -155,9 +152,7 @@ class KafkaOutlet:
         for score in delivery.scores:
             yield Message(topics.scores, encode_score(score), score.sensor_id.encode())
         for alert in delivery.alerts:
-            yield Message(
-                topics.alerts, encode_alert(alert), alert.sensor_id.encode(), cloudevent_headers(alert)
-            )
+            yield Message(topics.alerts, encode_alert(alert), alert.sensor_id.encode(), cloudevent_headers(alert))
 
     def _dead_letter(self, partition: Partition, reject: Reject, limit: int | None) -> Message:
         headers = dead_letter_headers(partition, reject)
@@ -173,8 +168,8 @@ class KafkaOutlet:
         """Abort what is open, so that nobody need wait until the broker does, and throw the producer away."""
         if self._exactly_once:
             try:
-                within(5.0, self._producer.abort_transaction)
-            except Exception as error:
+                within(2.0, self._producer.abort_transaction)
+            except Exception as error:  # then the broker does it in time
                 log.debug("%s", translate(error, "aborting"))
         self._let_go()
 
@@ -190,5 +185,5 @@ class KafkaOutlet:
 def _close(producer: Any) -> None:
     try:
         producer.close(timeout=60)
-    except Exception as error:
+    except Exception as error:  # it is of no use any more
         log.debug("%s", translate(error, "closing the producer"))

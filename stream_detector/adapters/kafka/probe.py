@@ -47,7 +47,7 @@ def probe_kafka(settings: Settings) -> list[Finding]:
     try:
         topics = within(PATIENCE, admin.describe_topics, list(_needs(settings)))
         findings += _topics(settings, {topic["name"]: topic for topic in topics})
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+    except Exception as error:  # whatever it is, it is a finding
         findings.append(Finding("kafka topics", False, str(translate(error, "describing topics"))))
     finally:
         admin.close()
@@ -126,6 +126,6 @@ def _begin_transactions(settings: Settings) -> None:
 def _tried(what: str, well: str, attempt: Callable[[], None]) -> Finding:
     try:
         attempt()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+    except Exception as error:  # whatever it is, it is a finding
         return Finding(what, False, str(translate(error, "trying")))
     return Finding(what, True, well)

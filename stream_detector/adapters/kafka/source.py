@@ -20,13 +20,13 @@ from stream_detector.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 15.0  # seconds that a question to the broker may take
+PATIENCE = 10.0  # seconds that a question to the broker may take
 
 
 class KafkaSource:
     """`ports.Source` on kafka-python. A partition is silent from its assignment to the first `seek`.
 
-    Beyond the port it is the group's membership, which an outlet needs: `membership`, `committed` and `commit`.
+    Beyond the port it is our membership in the group, which an outlet needs: `membership`, `committed`, `commit`.
     """
 
     def __init__(self, settings: Settings, decoder: Decoder) -> None:
@@ -38,9 +38,7 @@ class KafkaSource:
         self._ownership: Ownership | None = None
         self._rebalances = Rebalances(self._on_assigned, self._on_revoked, self._on_lost)
         self._owned: set[Partition] = set()
-        self._positions: dict[
-            Partition, int
-        ] = {}  # end of the last slice, or where `seek` led; absent: not sought
+        self._positions: dict[Partition, int] = {}  # end of the last slice, or where `seek` led; absent: not sought
 
     def open(self, ownership: Ownership) -> None:
         """Connect and join; partitions arrive by `ownership` while `poll` is called."""
@@ -109,15 +107,15 @@ class KafkaSource:
             return
         try:
             consumer.close(autocommit=False, timeout_ms=5_000)
-        except Exception as error:  # whatever it is, we are leaving; the group will notice in time
+        except Exception as error:  # we leave anyway; the group notices in time
             log.warning("%s", translate(error, "leaving the group"))
             client.close()
 
     def membership(self, partitions: Collection[Partition]) -> Any:
         """kafka-python's snapshot of our membership, to fence a delivery for ``partitions`` with.
 
-        The broker takes offsets in a transaction from nobody in particular without any check, so a consumer that has
-        just been thrown out of the group must be stopped here.
+        The broker takes offsets in a transaction from nobody in particular without any check, so a consumer that
+        has just been thrown out of the group must be stopped here.
         """
         for partition in partitions:
             if partition not in self._owned:
@@ -137,9 +135,7 @@ class KafkaSource:
     def commit(self, positions: Mapping[Partition, int], seconds: float) -> None:
         """Commit ``positions`` outside of any transaction."""
         self.membership(positions)
-        offsets = {
-            TopicPartition(*partition): OffsetAndMetadata(offset) for partition, offset in positions.items()
-        }
+        offsets = {TopicPartition(*partition): OffsetAndMetadata(offset) for partition, offset in positions.items()}
         with translated("committing positions"):
             self._opened().commit(offsets, timeout_ms=seconds * 1_000)
 
@@ -164,7 +160,7 @@ class KafkaSource:
         for partition, start in list(self._positions.items()):
             tp = TopicPartition(*partition)
             records = fetched.get(tp, [])
-            # The position is beyond the last record where transaction markers follow, and may move without records.
+            # The position is beyond the last record where markers follow, and may move without any records.
             end = self._consumer.position(tp, timeout_ms=0)
             if end is None:
                 end = records[-1].offset + 1 if records else start
@@ -183,7 +179,7 @@ class KafkaSource:
         return Slice(partition, start, end, decoded.events, decoded.rejects, decoded.raw)
 
     def _start_over(self, partition: Partition) -> None:
-        """The log ends before our position: it was cut or made anew. Let the pipeline open the partition again."""
+        """The log ends before our position: cut, or made anew. Let the pipeline open the partition again."""
         log.warning("%s: the log no longer reaches offset %d", partition, self._positions[partition])
         tp = TopicPartition(*partition)
         self._on_lost([tp])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import timezone
+from datetime import UTC
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -76,7 +76,7 @@ def _moment(url: str, query: Mapping[str, list[str]], key: str) -> int | None:
     if key not in query:
         return None
     try:
-        return parse(query[key][0].replace(" ", "+"), timezone.utc)  # a bare + in a query reads as a blank
+        return parse(query[key][0].replace(" ", "+"), UTC)  # a bare + in a query reads as a blank
     except ValueError as error:
         raise DataError(f"{url}: {key}: {error}; write {FORM}") from None
 

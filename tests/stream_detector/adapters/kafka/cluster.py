@@ -43,9 +43,7 @@ class Owner:
 
 
 class Cluster:
-    def __init__(
-        self, broker: KafkaBroker, partitions: int = 1, dead_letters: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, broker: KafkaBroker, partitions: int = 1, dead_letters: dict[str, str] | None = None) -> None:
         self.broker = broker
         run = uuid.uuid4().hex[:10]
         kinds = ("events", "scores", "alerts", "dead_letters")
@@ -57,7 +55,12 @@ class Cluster:
         self._opened: list[Any] = []
 
     def settings(self, mode: str = "exactly_once", **kafka: Any) -> Settings:
-        given = {"bootstrap_servers": self.broker.bootstrap, "group_id": self.group, **kafka}
+        given = {
+            "bootstrap_servers": self.broker.bootstrap,
+            "group_id": self.group,
+            "heartbeat_interval_ms": 300,  # members hear of a rebalance by it
+            **kafka,
+        }
         return Settings.model_validate({"kafka": given, "topics": self.topics, "delivery": {"mode": mode}})
 
     def source(self, settings: Settings) -> KafkaSource:
@@ -158,7 +161,9 @@ def read(source: KafkaSource, count: int) -> list[Slice]:
     """Slices until they hold this many events and rejects together."""
     slices: list[Slice] = []
     until(
-        lambda: slices.extend(source.poll(0.2))  # type: ignore[func-returns-value] # extends, then counts
-        or sum(len(one.events) + len(one.rejects) for one in slices) >= count
+        lambda: (
+            slices.extend(source.poll(0.2))  # type: ignore[func-returns-value] # extends, then counts
+            or sum(len(one.events) + len(one.rejects) for one in slices) >= count
+        )
     )
     return slices

@@ -77,9 +77,7 @@ def test_a_second_producer_of_the_same_name_fences_the_first(cluster: Cluster) -
     assert len(cluster.published("scores")) == 1
 
 
-def test_a_member_of_an_older_generation_cannot_deliver(
-    wide: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_member_of_an_older_generation_cannot_deliver(wide: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, owner, other = wide.settings(), Owner(), Owner()
     source = wide.joined(settings, owner)
     outlet = wide.outlet(settings, source)

@@ -58,7 +58,7 @@ def test_wrapped_errors_are_recognised() -> None:
 
 
 def test_our_own_errors_and_mistakes_pass() -> None:
-    with pytest.raises(Fenced, match="^ours$"), translated("x"):
+    with pytest.raises(Fenced, match=r"^ours$"), translated("x"):
         raise Fenced("ours")
     with pytest.raises(TypeError), translated("x"):
         raise TypeError

@@ -40,9 +40,7 @@ def test_a_span_is_read_whole_and_only_once(wide: Cluster) -> None:
     for partition in (0, 1):
         for number in range(100):
             stamp = 1_700_000_000_000 + number * 1_000
-            producer.send(
-                wide.topics["events"], event(number, number), partition=partition, timestamp_ms=stamp
-            )
+            producer.send(wide.topics["events"], event(number, number), partition=partition, timestamp_ms=stamp)
     producer.flush()
     settings = wide.settings()
     decoder = Decoder(["a"], settings.columns, settings.events)

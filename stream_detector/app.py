@@ -1,0 +1,220 @@
+"""The composition root: settings → adapters → pipeline; start-up, main loop, shutdown, signals."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stream_detector.adapters.file import OUTPUTS, POSITION, FileOutlet, FileSource
+from stream_detector.adapters.html import Recorder, write_report
+from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
+from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.memory import MemoryStore, Silent
+from stream_detector.adapters.prometheus import PrometheusObserver, Server
+from stream_detector.adapters.redis import RedisStore
+from stream_detector.bundle import Bundle
+from stream_detector.codec import Decoder
+from stream_detector.configured import model_of, rules_of
+from stream_detector.errors import Fenced, Unavailable
+from stream_detector.events import Alert, Float32, Slice
+from stream_detector.pipeline import Pipeline
+from stream_detector.ports import Delivery
+from stream_detector.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STALLED = 60.0  # seconds without a turn of the loop after which it is no longer alive
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts while a server is away
+
+
+class Service:
+    """A pipeline that runs until it is told to stop, its source ends, or something is wrong for good."""
+
+    def __init__(self, pipeline: Pipeline, scorer: KerasScorer, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.pipeline, self.scorer, self.now = pipeline, scorer, now
+        self.stopped_by: int | None = None  # the signal
+        self.trouble: str | None = "starting"
+        self.last_turn = now()
+
+    def run(self) -> int:
+        """Exit code: 0 at the end of the source, 128 + signal if stopped by one. Errors pass through."""
+        try:
+            self.start()
+            self.loop()
+        finally:
+            self.shut()
+        return 0 if self.stopped_by is None else 128 + self.stopped_by
+
+    def start(self) -> None:
+        """Compile the model, then join: what is assigned is scored at once."""
+        self.scorer.load()
+        self.scorer.warm()
+        self.pipeline.source.open(self.pipeline)
+        self.pipeline.outlet.open()
+        self.trouble = None
+        log.info("started: model %s %s is warm", self.pipeline.model.name, self.pipeline.model.version)
+
+    def loop(self) -> None:
+        """Turn until stopped or finished; wait and start over while a server is away."""
+        pause = FIRST_PAUSE
+        while self.stopped_by is None and not self.finished:
+            try:
+                if self.trouble is not None:
+                    self._recover()
+                self.pipeline.turn()
+                pause, self.trouble, self.last_turn = FIRST_PAUSE, None, self.now()
+            except (Unavailable, Fenced) as error:
+                log.warning("%s; trying again in %.1f s", error, pause)
+                self.trouble, self.last_turn = str(error), self.now()
+                self._wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def shut(self) -> None:
+        """Publish what is in flight, leave the group. After a failure the next owner does the former."""
+        try:
+            if self.trouble is None:
+                self.pipeline.drain()
+        except (Unavailable, Fenced) as error:
+            log.warning("%s; what was in flight is left to the next worker", error)
+        finally:
+            self.pipeline.close()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the source has ended and everything of it is published."""
+        pipeline = self.pipeline
+        return pipeline.source.finished and pipeline.flight is None and not pipeline.waiting
+
+    def live(self) -> bool:
+        """Whether the loop turns."""
+        return self.trouble == "starting" or self.now() - self.last_turn < STALLED
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether events would be scored now, and if not, why."""
+        if self.trouble is not None:
+            return False, self.trouble
+        if not self.pipeline.owned:
+            return False, "no partitions assigned"
+        return True, f"{len(self.pipeline.owned)} partitions assigned"
+
+    def stop(self, number: int, frame: FrameType | None = None) -> None:
+        """A signal handler: the first signal sets a flag, the second ends the process at once."""
+        if self.stopped_by is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.stopped_by = number
+
+    def _recover(self) -> None:
+        """Join and connect anew; every partition is reconciled again."""
+        self.pipeline.reset()
+        self.pipeline.source.open(self.pipeline)
+        self.pipeline.outlet.open()
+
+    def _wait(self, seconds: float) -> None:
+        until = self.now() + seconds
+        while self.stopped_by is None and self.now() < until:
+            time.sleep(0.05)
+
+
+class RecordedSource(FileSource):
+    """Files whose events are also taken down for the report."""
+
+    def __init__(self, *args: Any, recorder: Recorder, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.recorder = recorder
+
+    def poll(self, timeout: float) -> list[Slice]:
+        """See `ports.Source.poll`."""
+        slices = super().poll(timeout)
+        self.recorder.read(slices)
+        return slices
+
+
+class RecordingObserver(Silent):
+    """Takes down what was published, and tells of alerts as they come."""
+
+    def __init__(self, recorder: Recorder, heard: Callable[[Alert], None]) -> None:
+        self.recorder, self.heard = recorder, heard
+
+    def delivered(self, delivery: Delivery, latency_ms: Sequence[float] | Float32) -> None:
+        """See `ports.Observer.delivered`."""
+        self.recorder.delivered(delivery)
+        for alert in delivery.alerts:
+            self.heard(alert)
+
+
+def run_service(settings: Settings, bundle: Bundle) -> int:
+    """`stream-detector run` in one process."""
+    model = model_of(bundle.manifest)
+    observer = PrometheusObserver(model, time.time)
+    source = KafkaSource(settings, Decoder(bundle.manifest.features, settings.columns, settings.events))
+    scorer = KerasScorer(bundle, settings.device.max_batch_windows)
+    pipeline = Pipeline(
+        source,
+        RedisStore(settings.redis, str(settings.kafka.group_id)),
+        scorer,
+        KafkaOutlet(settings, source),
+        observer,
+        rules_of(bundle.manifest, settings),
+        model,
+        settings,
+    )
+    service = Service(pipeline, scorer)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, service.stop)
+    server: Server = observer.serve(settings.metrics.host, settings.metrics.port, service.live, service.ready)
+    try:
+        pipeline.store.ping()
+        return service.run()
+    finally:
+        server.close()
+
+
+def replay(
+    paths: Sequence[str | Path],
+    bundle: Bundle,
+    settings: Settings,
+    out: Path,
+    *,
+    names: Sequence[str] | None = None,
+    period: int | None = None,
+    speed: float | None = None,
+    heard: Callable[[Alert], None] = lambda alert: None,
+) -> Recorder:
+    """Files through the same pipeline, without a server; results and ``report.html`` in the folder ``out``.
+
+    A replay starts anew each time: results of an earlier one in ``out`` are replaced.
+    """
+    decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
+    recorder = Recorder(bundle.manifest.features)
+    source = RecordedSource(
+        paths, decoder, names=names, period=period, batch=settings.poll.max_records, speed=speed, recorder=recorder
+    )
+    scorer = KerasScorer(bundle, settings.device.max_batch_windows)
+    for name in (POSITION, *OUTPUTS):
+        (out / name).unlink(missing_ok=True)
+    outlet = FileOutlet(out)
+    pipeline = Pipeline(
+        source,
+        MemoryStore(),
+        scorer,
+        outlet,
+        RecordingObserver(recorder, heard),
+        rules_of(bundle.manifest, settings),
+        model_of(bundle.manifest),
+        settings,
+    )
+    service = Service(pipeline, scorer)
+    before = {number: signal.signal(number, service.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        service.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    write_report(out / "report.html", recorder)
+    return recorder

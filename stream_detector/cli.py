@@ -1,0 +1,252 @@
+"""Commands. Whatever is heavy is imported inside the command that needs it, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stream_detector.errors import DataError, SettingsError, StreamDetectorError, UserError
+from stream_detector.text import visible
+
+if TYPE_CHECKING:
+    from stream_detector.events import Alert
+    from stream_detector.settings import Settings
+
+app = typer.Typer(
+    name="stream-detector",
+    help="Anomaly detection on sensor streams: Kafka in, Redis windows, batched autoencoder scoring, alerts out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML); the environment wins over it.")]
+BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Model bundle; wins over bundle.path.")]
+Data = Annotated[list[str], typer.Argument(metavar="DATA…", help="CSV (also .gz), JSON Lines or Parquet files.")]
+Columns = Annotated[
+    str | None, typer.Option(help="Comma-separated column names, for files without a header.", metavar="NAMES")
+]
+Period = Annotated[
+    str | None, typer.Option(help='Time between rows, for files without timestamps: "5m", "1s".', metavar="DURATION")
+]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on standard error and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except StreamDetectorError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _import_keras() -> None:
+    """Import Keras and its backend; what TensorFlow's C++ side says before it can be told to be quiet goes nowhere."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import stream_detector.adapters.keras
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _fail(error: StreamDetectorError) -> NoReturn:
+    err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+    sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA…", help="Files, or one topic: kafka://host:port/topic?from=…&to=…")
+    ],
+    out_: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Where the bundle goes.")],
+    model: Annotated[str, typer.Option(help="Which autoencoder.")] = "lstm",
+    window: Annotated[int | None, typer.Option(help="Events a window (64).")] = None,
+    stride: Annotated[int | None, typer.Option(help="Events from window to window (an eighth of the window).")] = None,
+    epochs: Annotated[int, typer.Option(help="At most; training stops early when it no longer helps.")] = 30,
+    units: Annotated[str, typer.Option(help="LSTM units of each encoder layer, comma-separated.")] = "100",
+    budget: Annotated[float, typer.Option(help="False alarms to accept, per sensor and day.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same bundle.")] = 0,
+    config: Config = None,
+    columns: Columns = None,
+    period: Period = None,
+) -> None:
+    """Learn what is normal from files or a topic, calibrate thresholds, write a model bundle."""
+    settings = _settings(config)
+    _import_keras()
+    from training.progress import shown
+    from training.train import TrainOptions, train
+
+    options = TrainOptions(
+        kind=model,
+        length=window or settings.window.length or TrainOptions.length,
+        stride=stride or settings.window.stride,
+        epochs=epochs,
+        units=_numbers("--units", units),
+        budget=budget,
+        seed=seed,
+        missing=settings.events.missing,
+        grace=settings.window.grace,
+        duplicates=settings.window.duplicates,
+        max_gap=settings.window.max_gap,
+    )
+    features, events = _events(data, settings, columns, period)
+    with shown() as progress:
+        summary = train(events, features, options, out_, progress)
+    table = Table(show_header=False, box=None)
+    for row in summary.table():
+        table.add_row(*map(escape, row))
+    out.print(table)
+    out.print(f"wrote {escape(str(out_))}; plots are in {escape(str(out_ / 'report'))}", highlight=False)
+
+
+@app.command()
+def run(
+    config: Config = None,
+    bundle: BundlePath = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; metrics ports count up from metrics.port.")] = 1,
+) -> None:
+    """The service: Kafka → Redis → device → Kafka, with Prometheus metrics and health."""
+    settings = _settings(config)
+    if workers > 1:
+        sys.exit(_supervise(settings, workers))
+    logging.getLogger("stream_detector").setLevel(logging.INFO)
+    _import_keras()
+    from stream_detector.app import run_service
+    from stream_detector.configured import open_bundle
+
+    sys.exit(run_service(settings, open_bundle(settings, bundle)))
+
+
+@app.command()
+def replay(
+    data: Data,
+    bundle: Annotated[Path, typer.Option("--bundle", help="Model bundle.")],
+    out_: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")],
+    speed: Annotated[float | None, typer.Option(help="Event time per real time; as fast as can be if absent.")] = None,
+    config: Config = None,
+    columns: Columns = None,
+    period: Period = None,
+) -> None:
+    """The same pipeline over files, without a server; writes JSON Lines and report.html."""
+    settings = _settings(config)
+    _import_keras()
+    from stream_detector.app import replay
+    from stream_detector.configured import open_bundle
+
+    result = replay(
+        data,
+        open_bundle(settings, bundle),
+        settings,
+        out_,
+        names=columns.split(",") if columns else None,
+        period=_period(period),
+        speed=speed,
+        heard=_print_alert,
+    )
+    counts, rejected = result.counts, sum(result.rejects.values())
+    told = f"{counts['events']} events, {counts['windows']} windows, {counts['alerts']} alerts, {rejected} rejected"
+    out.print(f"{told}; see {escape(str(out_ / 'report.html'))}", highlight=False)
+
+
+@app.command()
+def check(config: Config = None, bundle: BundlePath = None) -> None:
+    """Preflight: settings, bundle, device, Kafka, Redis; one line each, exit code 1 if any fails."""
+    settings = _settings(config)
+    _import_keras()
+    from stream_detector.checks import findings
+
+    failed = False
+    for what, ok, message in findings(settings, bundle):
+        failed |= not ok
+        mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
+        out.print(f"{mark} {escape(what)}: {escape(message)}", highlight=False)
+    sys.exit(int(failed))
+
+
+@app.command()
+def demo(
+    out_: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where bundle, data and report go.")] = Path(
+        "demo-out"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the plant, its faults and the training.")] = 0,
+) -> None:
+    """Simulate a small plant with faults, train, stream, and say what was found. No server needed."""
+    _import_keras()
+    from training.demo import demo
+
+    demo(out_, seed, out, _print_alert)
+
+
+def _settings(config: Path | None) -> Settings:
+    from stream_detector.settings import load_settings
+
+    return load_settings(config)
+
+
+def _period(text: str | None) -> int | None:
+    from stream_detector.settings import duration
+
+    return duration("--period", text)
+
+
+def _print_alert(alert: Alert) -> None:
+    when = alert.ended_at or alert.started_at
+    line = f"{when[:19].replace('T', ' ')}  {alert.status:8}  {alert.severity:8}  {visible(alert.summary)}"
+    out.print(line, style="green" if alert.status == "resolved" else "red", highlight=False, markup=False)
+
+
+def _events(
+    data: Sequence[str], settings: Settings, columns: str | None, period: str | None
+) -> tuple[tuple[str, ...], Iterable[Any]]:
+    """Feature names and events of files or of one topic."""
+    from stream_detector.codec import Decoder
+
+    def decoder(features: Sequence[str]) -> Decoder:
+        return Decoder(features, settings.columns, settings.events)
+
+    if any(path.startswith("kafka://") for path in data):
+        from stream_detector.adapters.kafka import discover_topic_features, parse_topic_url, read_span
+
+        if len(data) > 1:
+            raise DataError("give one topic, or files, not both")
+        span = parse_topic_url(data[0])
+        features = tuple(discover_topic_features(settings, span, settings.columns))
+        return features, read_span(settings, span, decoder(features))
+    from stream_detector.adapters.file import FileSource, discover_features
+    from training.data import read_to_end
+
+    names = columns.split(",") if columns else None
+    features = discover_features(data, settings.columns, names)
+    return features, read_to_end(FileSource(data, decoder(features), names=names, period=_period(period)))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"{option} {text}: give whole numbers, separated by commas") from None
+
+
+def _supervise(settings: Settings, workers: int) -> int:
+    """Run ``workers`` processes of this command with one worker each; when one ends, end all."""
+    from stream_detector.workers import supervise
+
+    return supervise(sys.argv[1:], workers, settings.metrics.port)

@@ -1,0 +1,90 @@
+"""The pipeline inside a program or a notebook, without servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+
+from stream_detector.adapters.keras import KerasScorer
+from stream_detector.alerts import Incident
+from stream_detector.bundle import Bundle
+from stream_detector.configured import model_of, rules_of
+from stream_detector.events import Errors, Events, Float32, Partition, Score
+from stream_detector.settings import Settings
+from stream_detector.timestamps import parse
+from stream_detector.verdicts import judge, score_records
+from stream_detector.windows import Rolling
+
+HERE = Partition("detector", 0)
+
+
+class Detector:
+    """Scores events one by one, or whole windows; same rules, model and thresholds as the service.
+
+    >>> from stream_detector import Detector, load_bundle
+    >>> detector = Detector(load_bundle("bundle"))               # doctest: +SKIP
+    >>> detector.update("pump-7", "2026-11-20T10:00:00Z", {"pressure": 2.1, "current": 0.93})  # doctest: +SKIP
+    """
+
+    def __init__(self, bundle: Bundle, settings: Settings | None = None) -> None:
+        self.bundle = bundle
+        self.settings = settings or Settings()
+        self.scorer = KerasScorer(bundle, self.settings.device.max_batch_windows)
+        self.rolling = Rolling(rules_of(bundle.manifest, self.settings))
+        self.incidents: dict[str, Incident] = {}
+        self.position = 0
+
+    def update(self, sensor_id: str, timestamp: str | int | datetime, values: Mapping[str, float | None]) -> list[Score]:
+        """The scores that one event completes: none or one.
+
+        ``timestamp`` is RFC 3339, epoch milliseconds or a datetime (UTC if naive). Raises `ValueError` for what the
+        service would put into the dead-letter topic: unknown features, nothing measured, values that are not finite;
+        late and repeated events are ignored as in the service.
+        """
+        row = self._row(values)
+        offset, self.position = self.position, self.position + 1
+        time = _epoch_ms(timestamp)
+        windows, _ = self.rolling.push(Events([sensor_id], np.array([time]), row, np.array([offset]), np.array([-1])))
+        if not len(windows):
+            return []
+        errors = self._loaded().score(windows.sensors, windows.values)
+        judged = judge(HERE, windows, errors, self.incidents, self.settings.alerts)
+        features, model = self.bundle.manifest.features, model_of(self.bundle.manifest)
+        return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, model)
+
+    def score(self, windows: Float32) -> Errors:
+        """Errors of ``windows`` (n, W, F) in raw units, features in the bundle's order, global threshold."""
+        values = np.asarray(windows, np.float32)
+        manifest = self.bundle.manifest
+        if values.ndim != 3 or values.shape[1:] != (manifest.length, len(manifest.features)):
+            raise ValueError(f"give windows of shape (n, {manifest.length}, {len(manifest.features)}), not {values.shape}")
+        if not np.isfinite(values).all():
+            raise ValueError("windows hold values that are missing or not finite; impute them first")
+        return self._loaded().score([""] * len(values), values)
+
+    def _loaded(self) -> KerasScorer:
+        if self.scorer.compiled is None:
+            self.scorer.load()
+        return self.scorer
+
+    def _row(self, values: Mapping[str, float | None]) -> Float32:
+        features = self.bundle.manifest.features
+        unknown = sorted(set(values) - set(features))
+        if unknown:
+            raise ValueError(f"unknown features {', '.join(unknown)}; the bundle has {', '.join(features)}")
+        given = [values.get(name) for name in features]
+        row = np.array([[np.nan if value is None else value for value in given]], np.float32)  # (1, F)
+        if np.isinf(row).any() or any(value is not None and np.isnan(value) for value in given):
+            raise ValueError("a value is not finite; leave it out (or give None) if it is missing")
+        if np.isnan(row).all():
+            raise ValueError("no feature has a value")
+        return row
+
+
+def _epoch_ms(timestamp: str | int | datetime) -> int:
+    if isinstance(timestamp, datetime):
+        aware = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
+        return round(aware.timestamp() * 1_000)
+    return parse(timestamp, UTC)

@@ -1,0 +1,147 @@
+"""The real command as a child process, and what a `read_committed` reader sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from tests.servers.process import free_port
+
+DEADLINE = 120.0  # seconds for anything to happen
+
+
+class RunningService:
+    """``stream-detector run`` with settings of its own."""
+
+    def __init__(self, config: Path, *options: str) -> None:
+        self.config, self.options = config, options
+        self.port = tomllib.loads(config.read_text())["metrics"]["port"]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = config.with_suffix(".log")
+
+    def __enter__(self) -> Self:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "stream_detector", "run", "--config", str(self.config), *self.options]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of a GET on the metrics port; status 0 if nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:  # noqa: S310 - http, loopback
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def wait_ready(self) -> None:
+        wait_for(lambda: self.get("/readyz")[0] == 200, "the service to be ready", self)
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-3_000:]
+
+
+def wait_for(condition: Any, what: str, service: RunningService | None = None) -> None:
+    """Poll until the condition holds; fail with the service's log if it does not in time, or if the service ended."""
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        ended = service is not None and service.process is not None and service.process.poll() is not None
+        if ended or time.monotonic() > until:
+            raise AssertionError(f"waited for {what} in vain\n{service.tail() if service else ''}")
+        time.sleep(0.05)  # between looks, not instead of one
+
+
+def write_config(folder: Path, name: str, broker: str, redis_url: str, bundle: Path, **more: Mapping[str, Any]) -> Path:
+    """Settings for a service with topics and a group of its own, named ``name``."""
+    topics = {kind: f"{name}-{kind}" for kind in ("events", "scores", "alerts", "dead_letters")}
+    sections: dict[str, dict[str, Any]] = {
+        "kafka": {"bootstrap_servers": broker, "group_id": name, "session_timeout_ms": 6_000},
+        "topics": topics,
+        "redis": {"url": redis_url},
+        "metrics": {"port": free_port()},
+        "bundle": {"path": str(bundle)},
+    }
+    for section, values in more.items():
+        sections.setdefault(section, {}).update(values)
+    lines = []
+    for section, values in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def produce(broker: str, topic: str, messages: Iterable[tuple[bytes | None, bytes | None]], partitions: int) -> None:
+    """Send (key, value) pairs; the partition follows from the key, so that a sensor stays in order."""
+    producer = KafkaProducer(bootstrap_servers=broker, linger_ms=20)
+    for key, value in messages:
+        producer.send(topic, key=key, value=value, partition=sum(key or b"") % partitions)
+    producer.flush()
+    producer.close()
+
+
+def committed_records(broker: str, topic: str) -> list[Any]:
+    """All records of a topic that a `read_committed` reader sees now."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=broker, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    try:
+        tps = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(tps)
+        consumer.seek_to_beginning(*tps)
+        ends = consumer.end_offsets(tps)
+        found: list[Any] = []
+        until = time.monotonic() + DEADLINE
+        while any(consumer.position(tp) < ends[tp] for tp in tps):
+            assert time.monotonic() < until, f"{topic} cannot be read to its end"
+            for records in consumer.poll(timeout_ms=200).values():
+                found += records
+        return found
+    finally:
+        consumer.close(autocommit=False)
+
+
+def json_values(records: Sequence[Any]) -> list[dict[str, Any]]:
+    return [json.loads(record.value) for record in records]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more
+
+
+def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command of the project to its end."""
+    line = [sys.executable, "-m", "stream_detector", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE * 2, env=environment(**options))

@@ -1,0 +1,226 @@
+"""Scores do not depend on how windows are batched, and say what went wrong where."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+import pytest
+
+from stream_detector.adapters import keras as module
+from stream_detector.adapters.keras import KerasScorer, buckets_up_to, load_model
+from stream_detector.bundle import Bundle, ErrorKind, ErrorStatistics, Manifest, Scaler
+from stream_detector.errors import BundleError, SettingsError, Unavailable
+from stream_detector.events import Float32
+from stream_detector.thresholds import Entry, Tail, Thresholds
+from training.autoencoders.lstm import build
+
+LENGTH, SIZE = 8, 3
+CENTER, SCALE = np.array([100.0, 0.0, -3.0]), np.array([5.0, 1.0, 0.01])
+
+
+def saved(model: Any, folder: Path) -> bytes:
+    model.save(folder / "model.keras")
+    return (folder / "model.keras").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return saved(build(LENGTH, SIZE, units=(12, 5), seed=3), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def make(model: bytes) -> Callable[[ErrorKind], Bundle]:
+    def bundle(kind: ErrorKind) -> Bundle:
+        names = ("a", "b", "c")
+        manifest = Manifest("m", "lstm", names, LENGTH, 1, tuple(CENTER), "2026-11-20T10:00:00Z", 0, "tensorflow")
+        white = ((2.0, 0.0, 0.0), (-0.7, 1.5, 0.0), (0.2, 0.1, 3.0))
+        errors = ErrorStatistics(kind, (0.1, -0.2, 0.0), white) if kind == "mahalanobis" else ErrorStatistics(kind)
+        tail = Tail(1.0, 0.0, 1.0, 9, 1.0)
+        table = Thresholds("evt", 0.1, (Entry("*", 2.0, 0.1, 9, tail), Entry("own", 0.5, 0.1, 9, tail)), {"own": 1})
+        return Bundle(Path("m"), manifest, Scaler(tuple(CENTER), tuple(SCALE)), errors, table, model)
+
+    return bundle
+
+
+def scorer(bundle: Bundle, most: int = 64) -> KerasScorer:
+    made = KerasScorer(bundle, most)
+    made.load()
+    return made
+
+
+def windows(count: int, seed: int = 0) -> Float32:
+    drawn = np.random.default_rng(seed).normal(size=(count, LENGTH, SIZE))
+    return (CENTER + SCALE * drawn).astype(np.float32)
+
+
+def by_hand(bundle: Bundle, values: Float32, kind: ErrorKind) -> tuple[Any, Any, Any]:
+    """Error, contributions and worst step in float64, straight from the definition."""
+    x = ((values - np.float32(CENTER)) / np.float32(SCALE)).astype(np.float32)
+    r = np.asarray(load_model(bundle)(x, training=False)).astype(float) - x
+    size = r.shape[2]
+    if kind == "mahalanobis":
+        white = np.array(bundle.errors.whitening)
+        c = r - np.array(bundle.errors.mean)
+        pulled = c @ (white @ white.T)
+        steps = (c * pulled).sum(2)
+        return np.sqrt(steps.mean(1) / size), np.maximum(c * pulled, 0).mean(1), steps.argmax(1)
+    parts = r**2 if kind == "mse" else np.abs(r)
+    return parts.mean((1, 2)), parts.mean(1), parts.sum(2).argmax(1)
+
+
+@pytest.mark.parametrize("kind", ["mahalanobis", "mse", "mae"])
+def test_errors_are_as_defined(make: Callable[[ErrorKind], Bundle], kind: ErrorKind) -> None:
+    bundle = make(kind)
+    values = windows(20)
+    found = scorer(bundle).score(["own"] * 10 + ["other"] * 10, values)
+    error, shares, worst = by_hand(bundle, values, kind)
+    np.testing.assert_allclose(found.error, error, rtol=1e-4)
+    np.testing.assert_allclose(found.contributions, shares / shares.sum(1, keepdims=True), atol=1e-4)
+    assert found.worst_step.tolist() == worst.tolist()
+    assert found.threshold.tolist() == [0.5] * 10 + [2.0] * 10
+    np.testing.assert_allclose(found.score, found.error / found.threshold, rtol=1e-6)
+    np.testing.assert_allclose(found.contributions.sum(axis=1), 1, rtol=1e-5)
+    assert {one.dtype for one in (found.score, found.error, found.threshold, found.contributions)} == {np.dtype("f4")}
+
+
+def test_batching_does_not_change_scores(make: Callable[[ErrorKind], Bundle]) -> None:
+    bundle = make("mahalanobis")
+    values = windows(150)
+    sensors = ["own" if at % 3 else "other" for at in range(150)]
+    whole = scorer(bundle, 256).score(sensors, values)
+    small = scorer(bundle, 64)
+    for size in (1, 16, 17, 64, 65, 150):
+        part = small.score(sensors[:size], values[:size])
+        np.testing.assert_allclose(part.score, whole.score[:size], rtol=2e-6)
+        np.testing.assert_allclose(part.contributions, whole.contributions[:size], atol=2e-6)
+    alone = scorer(bundle, 1).score(sensors[149:], values[149:])
+    np.testing.assert_allclose(alone.score, whole.score[149:], rtol=2e-6)
+
+
+def test_no_windows(make: Callable[[ErrorKind], Bundle]) -> None:
+    made = scorer(make("mse"))
+    found = made.score([], windows(0))
+    assert found.score.shape == (0,)
+    assert found.contributions.shape == (0, SIZE)
+    assert made.reconstruct(windows(0)).shape == (0, LENGTH, SIZE)
+
+
+def test_a_spike_is_found_where_it_is(make: Callable[[ErrorKind], Bundle]) -> None:
+    values = windows(3)
+    values[1, 5, 0] += 60 * SCALE[0]
+    for kind in ("mse", "mahalanobis"):
+        found = scorer(make(kind)).score(["x"] * 3, values)
+        assert found.worst_step[1] == 5
+        assert found.contributions[1].argmax() == 0
+        assert found.score.argmax() == 1
+
+
+@pytest.mark.parametrize("kind", ["mahalanobis", "mse", "mae"])
+def test_absurd_readings_stay_finite(make: Callable[[ErrorKind], Bundle], kind: ErrorKind) -> None:
+    values = windows(4)
+    values[0], values[1, 2, 2], values[2] = 3e38, -3e38, -3e38
+    found = scorer(make(kind)).score(["own"] * 4, values)
+    for one in (found.score, found.error, found.contributions):
+        assert np.isfinite(one).all()
+    assert (found.score[:3] > 100 * found.score[3]).all()
+
+
+def test_an_error_of_nothing_is_shared_evenly(make: Callable[[ErrorKind], Bundle], tmp_path: Path) -> None:
+    exact = keras.Sequential([keras.Input((LENGTH, SIZE)), keras.layers.Activation("linear")])
+    bundle = replace(make("mse"), model=saved(exact, tmp_path))
+    found = scorer(bundle).score(["x"], windows(1))
+    assert found.score.tolist() == [0.0]
+    np.testing.assert_allclose(found.contributions, 1 / SIZE)
+
+
+def test_reconstructions_are_in_raw_units(make: Callable[[ErrorKind], Bundle], tmp_path: Path) -> None:
+    exact = keras.Sequential([keras.Input((LENGTH, SIZE)), keras.layers.Activation("linear")])
+    values = windows(70)
+    np.testing.assert_allclose(
+        scorer(replace(make("mse"), model=saved(exact, tmp_path))).reconstruct(values), values, rtol=1e-5, atol=1e-5
+    )
+    bundle = make("mse")
+    seen = ((values - CENTER) / SCALE).astype(np.float32)
+    wanted = np.asarray(load_model(bundle)(seen, training=False)) * SCALE + CENTER
+    np.testing.assert_allclose((scorer(bundle).reconstruct(values) - wanted) / SCALE, 0, atol=1e-4)
+
+
+def test_warming_compiles_every_bucket(make: Callable[[ErrorKind], Bundle]) -> None:
+    made = scorer(make("mse"), 100)
+    made.warm()
+    assert made.compiled is not None
+    before = set(made.compiled.compiled)
+    assert before == {("score", 16), ("score", 64), ("score", 100)}
+    for size in (1, 20, 100, 250):
+        made.score(["x"] * size, windows(size))
+    assert set(made.compiled.compiled) == before
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (16, [16]), (100, [16, 64, 100]), (1024, [16, 64, 256, 1024])])
+def test_buckets(most: int, sizes: list[int]) -> None:
+    assert buckets_up_to(most) == sizes
+
+
+def test_a_model_of_another_shape_is_refused(make: Callable[[ErrorKind], Bundle], tmp_path: Path) -> None:
+    bundle = make("mse")
+    longer = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, length=9))
+    with pytest.raises(BundleError, match=r"takes \(None, 8, 3\), not \(None, 9, 3\); train"):
+        KerasScorer(longer).load()
+    narrow = keras.Sequential([keras.Input((LENGTH, SIZE)), keras.layers.Dense(2)])
+    with pytest.raises(BundleError, match=r"returns \(None, 8, 2\)"):
+        KerasScorer(replace(bundle, model=saved(narrow, tmp_path))).load()
+
+
+def test_a_model_with_code_is_refused(make: Callable[[ErrorKind], Bundle], tmp_path: Path) -> None:
+    coded = keras.Sequential(
+        [keras.Input((LENGTH, SIZE)), keras.layers.Lambda(lambda x: x, output_shape=(LENGTH, SIZE))]
+    )
+    with pytest.raises(BundleError, match="cannot be loaded") as caught:
+        KerasScorer(replace(make("mse"), model=saved(coded, tmp_path))).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_names_foreign_code_is_refused(make: Callable[[ErrorKind], Bundle], model: bytes) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(model)) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "config.json":
+                config = json.loads(data)
+                config |= {"module": "subprocess", "class_name": "Popen", "config": {"args": ["true"]}}
+                data = json.dumps(config).encode()
+            new.writestr(name, data)
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        KerasScorer(replace(make("mse"), model=out.getvalue())).load()
+
+
+@pytest.mark.parametrize("model_bytes", [b"", b"\x80\x04.", b"PK\x03\x04 and so on"])
+def test_what_is_no_model_is_refused(make: Callable[[ErrorKind], Bundle], model_bytes: bytes) -> None:
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        KerasScorer(replace(make("mse"), model=model_bytes)).load()
+
+
+def test_a_failing_device_is_unavailable(make: Callable[[ErrorKind], Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = scorer(make("mse"))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand a long story")
+
+    monkeypatch.setitem(module.COMPILERS, keras.backend.backend(), lambda *_: fail)
+    with pytest.raises(Unavailable, match=r"out of memory; lower device\.max_batch_windows"):
+        made.score(["x"], windows(1))
+
+
+def test_other_backends_are_refused(make: Callable[[ErrorKind], Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(SettingsError, match="KERAS_BACKEND=torch"):
+        KerasScorer(make("mse")).load()

@@ -1,0 +1,193 @@
+"""The service as a user runs it: the real command, a real broker, a real Redis."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import KafkaBroker
+from tests.service import (
+    RunningService,
+    command,
+    committed_records,
+    json_values,
+    produce,
+    wait_for,
+    write_config,
+)
+from training.plant import FEATURES, Plant
+
+W, PARTITIONS = 16, 2
+BAD: list[tuple[bytes | None, bytes | None, str]] = [
+    (b"pump-1", b"{not json", "not-json"),
+    (b"pump-1", b"\xff\xfe", "bad-encoding"),
+    (b"pump-2", b"", "empty"),
+    (b"pump-2", None, "tombstone"),
+    (b"pump-1", b'{"timestamp": 1, "speed": "fast"}', "bad-value"),
+    (None, b'{"timestamp": 1, "speed": 1}', "missing-sensor-id"),
+    (b"pump-1", b'{"sensor_id": "pump-1", "speed": 1}', "missing-timestamp"),
+    (b"pump-1", b'{"sensor_id": "pump-1", "timestamp": "2030-02-31", "speed": 1}', "bad-timestamp"),
+    (b"pump-1", b'{"sensor_id": "pump-1", "timestamp": "2100-01-01T00:00:00Z", "speed": 1}', "future-timestamp"),
+    (b"pump-1", b'{"sensor_id": "pump-1", "timestamp": 1, "speed": 1e999}', "non-finite"),
+    (b"pump-1", b'{"sensor_id": "pump-1", "timestamp": 1, "colour": 1}', "unknown-feature"),
+    (b"pump-1", b'{"sensor_id": "pump-1", "timestamp": 1, "speed": 1, "x": "%s"}' % (b"y" * 70_000), "too-long"),
+    (b"pump-1", b'{"sensor_id": "pump-1", "timestamp": "2001-01-01T00:00:00Z", "speed": 1}', "late"),
+]
+
+
+def messages(plant: Plant, rows: slice) -> list[tuple[bytes | None, bytes | None]]:
+    with plant.stream.open() as file:
+        chosen = list(csv.DictReader(file))[rows]
+    return [
+        (
+            row["sensor_id"].encode(),
+            json.dumps(
+                {
+                    "sensor_id": row["sensor_id"],
+                    "timestamp": row["timestamp"],
+                    "values": {name: float(row[name]) if row[name] else None for name in FEATURES},
+                }
+            ).encode(),
+        )
+        for row in chosen
+    ]
+
+
+def start_topics(broker: KafkaBroker, name: str) -> None:
+    broker.create_topics({f"{name}-{kind}": PARTITIONS for kind in ("events", "scores", "alerts", "dead_letters")})
+
+
+def expected_windows(sent: list[tuple[bytes | None, bytes | None]]) -> int:
+    per_sensor = Counter(key for key, _ in sent)
+    return sum(max(0, count - W + 1) for count in per_sensor.values())
+
+
+def score_count(service: RunningService) -> int:
+    """Windows published so far, as the service's own metrics tell."""
+    for line in service.get("/metrics")[1].splitlines():
+        if line.startswith("stream_detector_windows_total"):
+            return int(float(line.split()[-1]))
+    return 0
+
+
+def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what differs between two runs of the same data by design: topic names, and so ids."""
+    kept = [{key: value for key, value in record.items() if key not in ("id", "source")} for record in records]
+    return sorted(kept, key=lambda record: (record["sensor_id"], record.get("window_end", ""), json.dumps(record)))
+
+
+@pytest.fixture
+def broker(kafka_broker: KafkaBroker) -> KafkaBroker:
+    return kafka_broker
+
+
+def test_events_become_scores_alerts_dead_letters_and_metrics(
+    broker: KafkaBroker, redis_url: str, bundle: Path, plant: Plant, tmp_path: Path
+) -> None:
+    name = "whole"
+    start_topics(broker, name)
+    config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle)
+    done = command("check", "--config", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    good = messages(plant, slice(0, 1_200))
+    bad = [(key, value) for key, value, _ in BAD]
+    produce(broker.bootstrap, f"{name}-events", [*good[:600], *bad, *good[600:]], PARTITIONS)
+    with RunningService(config) as service:
+        service.wait_ready()
+        wait_for(lambda: score_count(service) >= expected_windows(good), "all windows", service)
+        wait_for(lambda: "in_flight" in service.get("/metrics")[1], "metrics", service)
+        status, metrics = service.get("/metrics")
+        assert status == 200
+        assert service.get("/livez")[0] == 200
+        assert service.terminate() == 143
+    scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
+    assert len(scores) == expected_windows(good)
+    assert len({score["id"] for score in scores}) == len(scores)
+    ends = Counter((score["sensor_id"], score["window_end"]) for score in scores)
+    assert set(ends.values()) == {1}
+    for score in scores:
+        assert score["score"] == pytest.approx(score["error"] / score["threshold"], rel=1e-5)
+        assert sum(score["contributions"].values()) == pytest.approx(1, abs=1e-5)
+        assert set(score["contributions"]) == set(FEATURES)
+    letters = committed_records(broker.bootstrap, f"{name}-dead_letters")
+    told = sorted((dict(letter.headers)["errors.exception"].decode(), letter.value) for letter in letters)
+    assert told == sorted((reason, value) for _, value, reason in BAD)
+    for letter in letters:
+        headers = dict(letter.headers)
+        assert headers["errors.topic"].decode() == f"{name}-events"
+        assert int(headers["errors.offset"]) >= 0
+        assert headers["errors.message"]
+    assert f"stream_detector_rejects_total{{reason=\"not-json\"}} 1.0" in metrics
+    alerts = json_values(committed_records(broker.bootstrap, f"{name}-alerts"))
+    by_id = Counter(alert["id"] for alert in alerts)
+    for alert in alerts:
+        assert 1 <= alert["revision"] <= by_id[alert["id"]]
+        assert alert["status"] in ("firing", "resolved")
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(
+    broker: KafkaBroker, redis_url: str, bundle: Path, plant: Plant, tmp_path: Path
+) -> None:
+    sent = messages(plant, slice(0, 1_400))
+    small = {"poll": {"max_records": 40}, "alerts": {"min_windows": 2}}
+    results: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    for name, kills in (("calm", 0), ("killed", 4)):
+        start_topics(broker, name)
+        config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle, **small)
+        produce(broker.bootstrap, f"{name}-events", sent, PARTITIONS)
+        for _ in range(kills):
+            with RunningService(config) as service:
+                wait_for(lambda service=service: score_count(service) > 0, "first scores", service)
+                service.kill()
+        with RunningService(config) as service:
+            service.wait_ready()
+            topic = f"{name}-scores"
+            wait_for(
+                lambda topic=topic: len(committed_records(broker.bootstrap, topic)) >= expected_windows(sent),
+                "all windows",
+                service,
+            )
+            assert service.terminate() == 143
+        results[name] = (
+            json_values(committed_records(broker.bootstrap, f"{name}-scores")),
+            json_values(committed_records(broker.bootstrap, f"{name}-alerts")),
+        )
+    calm, killed = results["calm"], results["killed"]
+    assert len(killed[0]) == len({score["id"] for score in killed[0]}) == expected_windows(sent)
+    for left, right in zip(comparable(calm[0]), comparable(killed[0]), strict=True):
+        assert left["score"] == pytest.approx(right["score"], rel=1e-5)
+        assert (left["sensor_id"], left["window_end"], left["state"]) == (
+            right["sensor_id"], right["window_end"], right["state"],
+        )  # fmt: skip
+    keys = ("sensor_id", "revision", "status", "severity", "started_at", "ended_at")
+    histories = [sorted(tuple(str(alert[key]) for key in keys) for alert in side[1]) for side in (calm, killed)]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"redis": {"url": "redis://127.0.0.1:1/0"}}, "Redis does not answer"),
+        ({"kafka": {"bootstrap_servers": "127.0.0.1:1"}}, "Kafka"),
+        ({"topics": {"events": "nobody-made-it"}}, "nobody-made-it"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    broker: KafkaBroker, redis_url: str, bundle: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    name = f"absent-{told.split()[0].lower()}"
+    start_topics(broker, name)
+    config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle, **changes)
+    done = command("run", "--config", config)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    checked = command("check", "--config", config)
+    assert checked.returncode == 1
+    assert "FAIL" in checked.stdout

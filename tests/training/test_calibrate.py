@@ -1,0 +1,89 @@
+"""Statistics of what is normal, also where a column never moves or windows are few."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream_detector.bundle import Scaler
+from stream_detector.events import Float32, Float64
+from training.calibrate import RESIDUAL_FLOOR, error_statistics, fit_scaler, scale_values
+from training.data import periods
+
+
+def correlated(count: int, seed: int = 0) -> tuple[Float32, Float64]:
+    covariance = np.array([[1.0, 0.6, 0.0], [0.6, 2.0, -0.3], [0.0, -0.3, 0.5]])
+    drawn = np.random.default_rng(seed).multivariate_normal([0.3, 0.0, -1.0], covariance, (count, 10))
+    return drawn.astype(np.float32), covariance
+
+
+def test_scaled_values_have_mean_zero_and_deviation_one() -> None:
+    values = np.random.default_rng(0).normal([5, 1e6, -2e-3], [2, 50, 1e-4], (500, 8, 3)).astype(np.float32)
+    scaled = scale_values(fit_scaler(values), values)
+    np.testing.assert_allclose(scaled.mean((0, 1)), 0, atol=0.01)
+    np.testing.assert_allclose(scaled.std((0, 1)), 1, atol=0.01)
+
+
+def test_constant_columns() -> None:
+    values = np.tile(np.array([7.0, 0.0, -1e5], np.float32), (50, 8, 1))
+    scaler = fit_scaler(values)
+    assert min(scaler.scale) > 0
+    assert np.abs(scale_values(scaler, values)).max() < 1e-3
+    assert scale_values(scaler, np.nextafter(values, np.float32(np.inf))).max() < 1e-3  # rounding is no change
+    assert (scale_values(scaler, values * 1.1 + 1)[..., :2] > 0.9).all()  # a real one is
+
+
+def test_absurd_values_are_cut() -> None:
+    assert scale_values(Scaler((0.0,), (1e-3,)), np.full((1, 2, 1), 3e38, np.float32)).max() == 1e4
+
+
+def test_whitening_whitens() -> None:
+    residuals, covariance = correlated(4000)
+    found = error_statistics("mahalanobis", residuals)
+    white = np.array(found.whitening)
+    np.testing.assert_allclose(np.linalg.inv(white @ white.T), covariance, atol=0.06)
+    np.testing.assert_allclose(found.mean, [0.3, 0.0, -1.0], atol=0.03)
+    assert found.shrinkage < 0.02
+    distance = (((residuals - np.array(found.mean)) @ white) ** 2).sum(2)
+    assert distance.mean() == pytest.approx(3, rel=0.02)
+
+
+def test_few_windows_shrink_more() -> None:
+    def mean(count: int) -> float:
+        drawn = (correlated(count, seed)[0] for seed in range(20))
+        return float(np.mean([error_statistics("mahalanobis", residuals).shrinkage for residuals in drawn]))
+
+    assert 1 > mean(3) > mean(15) > mean(60) > 0
+    assert error_statistics("mahalanobis", correlated(1)[0]).shrinkage == 1
+    residuals = correlated(40)[0]
+    assert (
+        error_statistics("mahalanobis", residuals, 8).shrinkage > error_statistics("mahalanobis", residuals).shrinkage
+    )
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_degenerate_residuals(count: int) -> None:
+    """A column without residual, and two that are the same: still a finite, positive definite distance."""
+    residuals = np.zeros((count, 10, 4), np.float32)
+    residuals[..., 1] = residuals[..., 2] = np.random.default_rng(0).normal(size=(count, 10))
+    white = np.array(error_statistics("mahalanobis", residuals).whitening)
+    precision = white @ white.T
+    assert np.isfinite(precision).all()
+    assert np.linalg.eigvalsh(precision).min() > 0
+    assert precision[0, 0] == pytest.approx(RESIDUAL_FLOOR**-2)
+
+
+def test_other_kinds_learn_nothing() -> None:
+    found = error_statistics("mse", correlated(5)[0])
+    assert found.mean == ()
+    assert found.whitening == ()
+
+
+def test_periods() -> None:
+    ends = np.arange(20) * 2_000 + 9_000
+    times = np.stack([ends - 9_000, ends], 1)
+    found = periods(["a"] * 10 + ["b"] * 10, np.concatenate([times[:10], times[:10] * 3]), 10, 2)
+    assert found == {"a": 1_000, "b": 3_000}
+    assert periods(["a"] * 20, times[:, [1, 1]], 1, 2) == {"a": 1_000}
+    assert periods(["a", "b"], np.array([[0, 900], [5, 5]]), 10, 2) == {"a": 100, "b": 100}
+    assert periods(["b"], np.array([[5, 5]]), 10, 2) == {"b": 1_000}
