@@ -31,6 +31,7 @@ from stream_detector.events import Bool
 from tests.servers import KafkaBroker, RedisServer
 
 WINDOW = 10  # rows; of the LSTM autoencoder that is published with the set, and what we compare with
+EPOCHS = 30  # at most: training stops when the validation windows say so, which 30, the default, leave no time for
 GROUP = "skab"
 TOPICS = {name: f"skab-{name}" for name in ("events", "scores", "alerts", "dead_letters")}
 PARTITIONS = 4
@@ -95,7 +96,8 @@ def measure(work: Path, runs: list[Run], clean: list[Run]) -> tuple[list[Stream]
     """What came of each run, the alert records, the number of dead letters, and the service's exit code."""
     bundle = work / "bundle"
     files = write_training_files(work, runs, clean)
-    run_command("train", *files, "--out", str(bundle), "--window", str(WINDOW), "--stride", "1")
+    size = ("--window", str(WINDOW), "--stride", "1", "--epochs", str(EPOCHS))
+    run_command("train", *files, "--out", str(bundle), *size)
     with KafkaBroker() as broker, RedisServer() as redis:
         broker.create_topics(dict.fromkeys(TOPICS.values(), PARTITIONS))
         streams = produce(broker.bootstrap, runs)
@@ -108,6 +110,7 @@ def measure(work: Path, runs: list[Run], clean: list[Run]) -> tuple[list[Stream]
         }
         with Service(work, settings) as service:
             rows = sum(len(stream.sent) for stream in streams)
+            service.wait_ready()
             service.wait_committed(broker.bootstrap, GROUP, rows, SERVICE_SECONDS)
             code = service.stop()
         place(streams, [json.loads(record.value) for record in read_committed(broker.bootstrap, TOPICS["scores"])])
@@ -157,11 +160,8 @@ def place(streams: list[Stream], scores: list[Any]) -> None:
     for score in scores:
         last = score["source"]["partition"], score["source"]["last_offset"]
         stream, row = rows.get(last, (None, 0))
-        if (
-            stream is None
-            or stream.run.name != score["sensor_id"]
-            or not _same(stream.stamps[row], score["window_end"])
-        ):
+        fits = stream is not None and stream.run.name == score["sensor_id"]
+        if stream is None or not fits or not _same(stream.stamps[row], score["window_end"]):
             raise RuntimeError(f"a score that belongs to no row: {score}")
         stream.windows[row] += 1
         stream.firing[row] = score["state"] == "firing"

@@ -70,7 +70,10 @@ class Service:
         self._wait(START_SECONDS, "not ready", self._ready)
 
     def wait_committed(self, bootstrap: str, group: str, events: int, seconds: float) -> None:
-        """Return as soon as the group has committed ``events`` offsets over all partitions: its lag is 0."""
+        """Return as soon as the group has committed ``events`` offsets over all partitions: its lag is 0.
+
+        To be called when it is ready: before, the group may not have a coordinator yet.
+        """
         admin = KafkaAdminClient(bootstrap_servers=bootstrap)
         try:
             self._wait(seconds, "not done", lambda: committed(admin, group) >= events)

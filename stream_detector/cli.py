@@ -60,7 +60,7 @@ def _import_keras() -> None:
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
-            import stream_detector.adapters.keras
+            pass
         finally:
             os.dup2(kept, 2)
             os.close(kept)
@@ -96,7 +96,7 @@ def train(
 
     options = TrainOptions(
         kind=model,
-        length=window or settings.window.length or TrainOptions.length,
+        length=window or settings.window.length or TrainOptions().length,
         stride=stride or settings.window.stride,
         epochs=epochs,
         units=_numbers("--units", units),

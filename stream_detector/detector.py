@@ -36,7 +36,9 @@ class Detector:
         self.incidents: dict[str, Incident] = {}
         self.position = 0
 
-    def update(self, sensor_id: str, timestamp: str | int | datetime, values: Mapping[str, float | None]) -> list[Score]:
+    def update(
+        self, sensor_id: str, timestamp: str | int | datetime, values: Mapping[str, float | None]
+    ) -> list[Score]:
         """The scores that one event completes: none or one.
 
         ``timestamp`` is RFC 3339, epoch milliseconds or a datetime (UTC if naive). Raises `ValueError` for what the
@@ -59,7 +61,9 @@ class Detector:
         values = np.asarray(windows, np.float32)
         manifest = self.bundle.manifest
         if values.ndim != 3 or values.shape[1:] != (manifest.length, len(manifest.features)):
-            raise ValueError(f"give windows of shape (n, {manifest.length}, {len(manifest.features)}), not {values.shape}")
+            raise ValueError(
+                f"give windows of shape (n, {manifest.length}, {len(manifest.features)}), not {values.shape}"
+            )
         if not np.isfinite(values).all():
             raise ValueError("windows hold values that are missing or not finite; impute them first")
         return self._loaded().score([""] * len(values), values)

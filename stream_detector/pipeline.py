@@ -254,9 +254,7 @@ class Pipeline:
             self.owned[partition] = owned
             self.waiting.pop(0)
             self.observer.reconciled(partition, case)
-            log.info(
-                "partition %s: %s; committed %d, windows at %d", partition, case, owned.committed, owned.position
-            )
+            log.info("partition %s: %s; committed %d, windows at %d", partition, case, owned.committed, owned.position)
             if work is not None:
                 works.append(work)
         return works

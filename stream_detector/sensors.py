@@ -1,6 +1,6 @@
 """State per sensor: the event-time rules, and the headers of a partition's sensors.
 
-A sensor's state is its header (here, held in memory and mirrored in the store) and its packed rows (in the store alone).
+A sensor's state is its header (here, in memory, and mirrored in the store) and its packed rows (in the store alone).
 """
 
 from __future__ import annotations

@@ -67,6 +67,4 @@ def rfc3339(ms: int) -> str:
 
 def rfc3339_all(ms: Int64) -> list[str]:
     """`rfc3339` of an array (n), quickly."""
-    return cast(
-        "list[str]", np.datetime_as_string(ms.astype("datetime64[ms]"), unit="ms", timezone="UTC").tolist()
-    )
+    return cast("list[str]", np.datetime_as_string(ms.astype("datetime64[ms]"), unit="ms", timezone="UTC").tolist())

@@ -79,7 +79,7 @@ def score_records(
         short(errors.contributions[chosen]),
         errors.worst_step[chosen].tolist(),
         short(windows.confidence[chosen]),
-        windows.imputed[chosen].any(axis=1).tolist(),
+        np.asarray(windows.imputed[chosen].any(axis=1), bool).tolist(),
         strict=True,
     )
     return [

@@ -49,9 +49,7 @@ class _Part:
     full: Bool  # (m) whether the row completes a window
 
 
-def advance(
-    table: Table, events: Events, raw: Sequence[tuple[bytes | None, bytes | None]] | None = None
-) -> Change:
+def advance(table: Table, events: Events, raw: Sequence[tuple[bytes | None, bytes | None]] | None = None) -> Change:
     """Apply the rules to a batch and move the table on. ``raw`` are the events' bytes, for the rejects."""
     rules = table.rules
     parts: dict[str, list[_Part]] = defaultdict(list)
@@ -165,9 +163,7 @@ def _apply(
         _remember(table, touched, time, first, last)
 
 
-def _lookup(
-    table: Table, refused: list[tuple[int, str, str]], start: int
-) -> Callable[[tuple[int, str]], int]:
+def _lookup(table: Table, refused: list[tuple[int, str, str]], start: int) -> Callable[[tuple[int, str]], int]:
     """A function from (index, sensor) to slot; -1 if the sensor is not welcome."""
     get, rules = table.slots.get, table.rules
 
@@ -300,7 +296,7 @@ def _windows(rules: Rules, rows: NDArray[Any], sensors: list[str], last: Int64) 
         np.ascontiguousarray(chosen["values"]),
         np.ascontiguousarray(chosen["timestamp"][:, ends]),
         np.ascontiguousarray(chosen["offset"][:, ends]),
-        imputed.any(axis=1),
+        np.asarray(imputed.any(axis=1), bool),
         (1 - imputed.mean(axis=(1, 2))).astype(np.float32),
     )
 

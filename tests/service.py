@@ -46,7 +46,7 @@ class RunningService:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of a GET on the metrics port; status 0 if nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:  # noqa: S310 - http, loopback
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -115,7 +115,10 @@ def produce(broker: str, topic: str, messages: Iterable[tuple[bytes | None, byte
 def committed_records(broker: str, topic: str) -> list[Any]:
     """All records of a topic that a `read_committed` reader sees now."""
     consumer = KafkaConsumer(
-        bootstrap_servers=broker, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest"
+        bootstrap_servers=broker,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
     )
     try:
         tps = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]

@@ -163,7 +163,7 @@ class StoppableStore:
 class SumScorer:
     """A stand-in for the device: error = sum of the window, threshold 10."""
 
-    features = ("x",)
+    features: tuple[str, ...] = ("x",)
     length = 3
 
     def warm(self) -> None:
@@ -181,9 +181,7 @@ class SumScorer:
 
 
 RULES = Rules(("x",), length=3, stride=2, means=(0.0,), ttl=1_000, max_gap=200)
-SETTINGS = Settings(
-    alerts=Alerts(min_windows=2, resolve_windows=2), delivery=DeliverySettings(lookback=1_000_000)
-)
+SETTINGS = Settings(alerts=Alerts(min_windows=2, resolve_windows=2), delivery=DeliverySettings(lookback=1_000_000))
 
 
 class Worker:

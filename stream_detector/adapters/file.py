@@ -91,10 +91,13 @@ class FileSource:
         self._position = offset
         self._finished = False
         self._anchor = None
-        if offset < self._read and self._items is not None:
-            if any(file.path == "-" for file in self.files):
-                raise DataError("standard input cannot be read twice; give a file")
-            self._items, self._next, self._read = None, None, 0
+        ahead = self._read - (self._next is not None)  # the row that the files stand before
+        if offset < ahead and any(file.path == "-" for file in self.files):
+            raise DataError("standard input cannot be read twice; give a file")
+        if offset < ahead:
+            self._items, self._read = None, 0
+        if offset != ahead:
+            self._next = None
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """The first call reads all files once, to count; standard input has no known end."""
@@ -155,9 +158,7 @@ class FileSource:
         return since + (item.time - first) / 1_000 / (self.speed or 1) - now
 
     def _merged(self) -> Iterator[_Item]:
-        size = max(
-            64, self.batch // max(1, len(self.files))
-        )  # so that many files need no more memory than one
+        size = max(64, self.batch // max(1, len(self.files)))  # so that many files need no more memory than one
         readers = [self._rows(file, size) for file in self.files]
         return readers[0] if len(readers) == 1 else merge(*readers, key=lambda item: item.time)
 
@@ -227,14 +228,10 @@ class FileOutlet:
                 stream = (self.directory / name).open("ab")
                 self._files.append(stream)
                 if stream.tell() < length:
-                    raise DataError(
-                        f"{self.directory / name} was shortened; give another --out, or remove this one"
-                    )
+                    raise DataError(f"{self.directory / name} was shortened; give another --out, or remove this one")
                 stream.truncate(length)
         except OSError as error:
-            raise DataError(
-                f"{self.directory}: {error.strerror or error}; give a folder to write to"
-            ) from error
+            raise DataError(f"{self.directory}: {error.strerror or error}; give a folder to write to") from error
 
     def committed(self, partition: Partition) -> int | None:
         return self._positions.get(partition)
@@ -274,9 +271,7 @@ class FileOutlet:
 
     def _record(self, lengths: list[int], positions: Mapping[Partition, int]) -> None:
         body = {
-            "positions": [
-                {"topic": at.topic, "partition": at.number, "offset": end} for at, end in positions.items()
-            ],
+            "positions": [{"topic": at.topic, "partition": at.number, "offset": end} for at, end in positions.items()],
             "lengths": dict(zip(OUTPUTS, lengths, strict=True)),
         }
         path, temporary = self.directory / POSITION, self.directory / f".{POSITION}.new"

@@ -126,9 +126,7 @@ def discover_features(
             raise DataError(f"{file.path}: no column of numbers; check columns.ignored and the file's header")
         if found is not None and set(numeric) != set(found):
             odd = sorted(set(numeric) ^ set(found))[0]
-            raise DataError(
-                f"{file.path} and {origin} have different features ({odd!r}); ignore it in [columns]"
-            )
+            raise DataError(f"{file.path} and {origin} have different features ({odd!r}); ignore it in [columns]")
         if found is None:
             found, origin = numeric, file.path
     if found is None:
@@ -165,15 +163,10 @@ def name_sensors(paths: Sequence[str | Path], names: Sequence[str] | None, perio
     """Each with a sensor name of its own. Raises `DataError` for a file given twice."""
     texts = [str(path) for path in paths]
     stems = Counter(map(_stem, texts))
-    sensors = [
-        _stem(text) if stems[_stem(text)] == 1 else f"{Path(text).parent.name}/{_stem(text)}"
-        for text in texts
-    ]
+    sensors = [_stem(text) if stems[_stem(text)] == 1 else f"{Path(text).parent.name}/{_stem(text)}" for text in texts]
     for sensor, times in Counter(sensors).items():
         if times > 1:
-            raise DataError(
-                f"{sensor}: a file given twice, or two of one name in folders of one name; rename one"
-            )
+            raise DataError(f"{sensor}: a file given twice, or two of one name in folders of one name; rename one")
     return [File(text, sensor, names, period) for text, sensor in zip(texts, sensors, strict=True)]
 
 

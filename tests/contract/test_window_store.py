@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_stale_append_is_refused_and_changes_nothing(store: WindowStore, stale
     store.append(P, one(0, 9, b"abc", first=True, pending=b"w", waiting=["a"]))
     before = store.load(P)
     with pytest.raises(Moved):
-        store.append(P, one(**({"start": 9, "end": 12, "rows": b"zz", "expired": ["a"]} | stale)))
+        store.append(P, replace(one(9, 12, b"zz", expired=["a"]), **stale))
     assert store.load(P) == before
 
 

@@ -84,9 +84,7 @@ class KafkaBroker:
         config = str(self.folder / "server.properties")
         memory = [f"-Xms{self._heap}", f"-Xmx{self._heap}"]
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.xml'}"
-        self._process.start(
-            [java(), *memory, logging, "-cp", class_path(), "kafka.Kafka", config], self._answers
-        )
+        self._process.start([java(), *memory, logging, "-cp", class_path(), "kafka.Kafka", config], self._answers)
 
     def stop(self) -> None:
         """End it in an orderly way; the data stay."""
@@ -135,9 +133,7 @@ class KafkaBroker:
         config.write_text("".join(lines))
         (self.folder / "log4j2.xml").write_text(LOG4J)
         command = [java(), "-cp", class_path(), "kafka.tools.StorageTool", "format", "--standalone"]
-        done = subprocess.run(
-            [*command, "-t", cluster_id(), "-c", str(config)], capture_output=True, text=True
-        )
+        done = subprocess.run([*command, "-t", cluster_id(), "-c", str(config)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"Kafka's data folder could not be formatted\n{done.stdout}{done.stderr}")
 

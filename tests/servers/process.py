@@ -42,9 +42,7 @@ class Process:
         try:
             while not ready():
                 if (code := self._child.poll()) is not None:
-                    raise RuntimeError(
-                        f"{self.name} ended with exit code {code} while starting\n{self.tail()}"
-                    )
+                    raise RuntimeError(f"{self.name} ended with exit code {code} while starting\n{self.tail()}")
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{self.name} was not ready after {START_SECONDS:g} s\n{self.tail()}")
                 time.sleep(0.05)

@@ -43,7 +43,8 @@ def plain(windows: Windows) -> list[dict[str, Any]]:
 
 
 def cuts(events: Events, sizes: list[int]) -> list[Events]:
-    parts, at = [], 0
+    parts: list[Events] = []
+    at = 0
     while at < len(events):
         size = sizes[len(parts) % len(sizes)]
         parts.append(events.take(slice(at, at + size)))
@@ -107,9 +108,7 @@ def test_windows_equal_the_plain_loop_for_any_batching(
 
 @settings(max_examples=100, deadline=None)
 @given(event_lists, rule_sets)
-def test_what_waits_is_recovered_from_the_stored_rows(
-    rows: list[tuple[str, int, list[float]]], rules: Rules
-) -> None:
+def test_what_waits_is_recovered_from_the_stored_rows(rows: list[tuple[str, int, list[float]]], rules: Rules) -> None:
     change = advance(Table(rules), columns(rows))
     stored = dict(zip(change.sensors, change.rows, strict=True))
     blob = pack_waiting(change, change.rejects)
@@ -134,7 +133,14 @@ def test_the_stream_of_windows_needs_no_store(
 
 def test_each_rule_is_counted() -> None:
     rules = Rules(("p",), 2, 1, (0.0,), grace=5, max_gap=100, ttl=1_000_000)
-    rows = [("a", 0, [1.0]), ("a", 10, [MISSING]), ("a", 10, [1.0]), ("a", 7, [1.0]), ("a", 2, [1.0]), ("a", 500, [1.0])]
+    rows = [
+        ("a", 0, [1.0]),
+        ("a", 10, [MISSING]),
+        ("a", 10, [1.0]),
+        ("a", 7, [1.0]),
+        ("a", 2, [1.0]),
+        ("a", 500, [1.0]),
+    ]
     change = advance(Table(rules), columns(rows), [(b"key", b"%d" % at) for at in range(6)])
     assert change.counts == Counter(
         accepted=4, duplicate=1, late=1, imputed=1, restarted=1, **{"out-of-order": 1, "new-sensor": 1}

@@ -86,7 +86,8 @@ def test_csv_of_any_delimiter(tmp_path: Path, name: str, delimiter: str) -> None
         (HEADER + ROWS).replace("\n", "\r\n"),
         HEADER + "\n\n" + ROWS + "\n  \n",
         (HEADER + ROWS).rstrip("\n"),
-        '"sensor_id","timestamp"," pressure ","current"\n"a","2026-11-20 10:00:00",1.5,"2"\nb,2026-11-20 10:00:01,3,NaN\n',
+        '"sensor_id","timestamp"," pressure ","current"\n"a","2026-11-20 10:00:00",1.5,"2"\n'
+        "b,2026-11-20 10:00:01,3,NaN\n",
     ],
     ids=["byte order mark", "CRLF", "blank lines", "no last newline", "quotes"],
 )
@@ -162,7 +163,8 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
     opened = source("-")
     assert rows(opened) == EXPECTED
-    opened.seek(FILES, 1)
+    opened.seek(FILES, 2)
+    assert opened.poll(0) == []
     with pytest.raises(DataError, match="cannot be read twice"):
         opened.seek(FILES, 0)
     with pytest.raises(DataError, match="standard input"):
@@ -259,9 +261,8 @@ def test_bounds_and_lag(tmp_path: Path) -> None:
 def test_empty_files_end_at_once(tmp_path: Path) -> None:
     for name, text in [("a.csv", ""), ("b.csv", HEADER), ("c.jsonl", "\n")]:
         opened = source(write(tmp_path / name, text))
-        if text:
-            assert drain(opened) == []
-            assert opened.bounds(FILES) == (0, 0)
+        assert drain(opened) == []
+        assert opened.bounds(FILES) == (0, 0)
 
 
 class Clock:
@@ -347,7 +348,8 @@ def test_one_bad_cell_does_not_hide_a_feature(tmp_path: Path) -> None:
 
 
 def test_features_of_messages_are_the_union_of_the_first(tmp_path: Path) -> None:
-    text = '{"sensor_id": 1, "timestamp": 1, "values": {"a": 1}}\n{"sensor_id": 1, "timestamp": 1, "b": 2, "c": "x", "d": true}\nx\n'
+    text = '{"sensor_id": 1, "timestamp": 1, "values": {"a": 1}}\n'
+    text += '{"sensor_id": 1, "timestamp": 1, "b": 2, "c": "x", "d": true}\nx\n'
     assert discover(tmp_path, text, "e.jsonl") == ("a", "b")
 
 
@@ -412,10 +414,26 @@ def test_a_full_disk_is_unavailable_and_leaves_the_last_delivery(
     outlet = FileOutlet(tmp_path)
     outlet.open()
     outlet.deliver(Delivery([], [], [(FILES, Reject(0, "empty", "…"))], {FILES: 1}))
-    with monkeypatch.context() as patched, pytest.raises(Unavailable, match="No space left"):
-        patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        outlet.deliver(Delivery([], [], [(FILES, Reject(1, "empty", "…"))], {FILES: 2}))
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", fail)
+        with pytest.raises(Unavailable, match="No space left"):
+            outlet.deliver(Delivery([], [], [(FILES, Reject(1, "empty", "…"))], {FILES: 2}))
     outlet.open()
     assert outlet.committed(FILES) == 1
     assert len((tmp_path / "dead-letters.jsonl").read_bytes().splitlines()) == 1
     assert msgspec.json.decode((tmp_path / "position.json").read_bytes())["lengths"]["scores.jsonl"] == 0
+
+
+def test_seeking_while_a_row_waits_for_its_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.csv", "timestamp,pressure\n" + "".join(f"{second}000,{second}\n" for second in range(4)))
+    clock = Clock()
+    opened = source(path, speed=1.0, now=lambda: clock.now, sleep=clock.sleep)
+    for target in (1, 1, 3, 0):  # where it stands, again, forward, back
+        opened.poll(0)
+        opened.poll(0)
+        opened.seek(FILES, target)
+        assert [part.events.values[0, 0] for part in opened.poll(0)] == [target]
