@@ -31,7 +31,7 @@ from stream_detector.events import Bool
 from tests.servers import KafkaBroker, RedisServer
 
 WINDOW = 10  # rows; of the LSTM autoencoder that is published with the set, and what we compare with
-EPOCHS = 30  # at most: training stops when the validation windows say so, which 30, the default, leave no time for
+EPOCHS = 100  # at most: training stops when the validation windows say so, which 30, the default, leave no time for
 GROUP = "skab"
 TOPICS = {name: f"skab-{name}" for name in ("events", "scores", "alerts", "dead_letters")}
 PARTITIONS = 4

@@ -165,7 +165,7 @@ def committed(admin: Any, group: str) -> int:
 @contextmanager
 def reading(bootstrap: str, topic: str, **options: Any) -> Iterator[Any]:
     """A consumer of no group at the beginning of all partitions of a topic."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest", **options)
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, **options)
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(partitions)

@@ -168,12 +168,13 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: str | Path) -> Bundle:
     """Read and verify a whole bundle; raises `BundleError` with one line that says what is wrong.
 
     Every file must be there, unchanged and nothing besides. If another bundle is published at the path while
     this reads, it starts over with that one.
     """
+    path = Path(path)
     for _ in range(3):
         manifest = read_manifest(path)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -60,7 +61,7 @@ def _import_keras() -> None:
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
-            pass
+            importlib.import_module("stream_detector.adapters.keras")
         finally:
             os.dup2(kept, 2)
             os.close(kept)

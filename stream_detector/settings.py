@@ -6,8 +6,10 @@ the key without that ending (for secrets). This module is the only reader of the
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +25,10 @@ from pydantic import (
     SecretStr,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -39,6 +43,8 @@ from stream_detector.errors import SettingsError
 
 PREFIX = "STREAM_DETECTOR__"
 SECRETS = ("password", "secret", "token", "url")  # keys whose values are never shown
+DURATION = 'give a duration such as "30s", "5m", "12h" or "7d"'
+LONGEST = 36_500 * 86_400_000  # a century: what is longer is a mistake, and could overflow
 UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -50,13 +56,15 @@ def _milliseconds(value: object) -> object:
             if text.endswith(unit):
                 try:
                     return round(float(text[: -len(unit)]) * UNITS[unit])
-                except ValueError:
+                except (ValueError, OverflowError):
                     break
         try:
             return round(float(text) * 1_000)
-        except ValueError:
-            raise ValueError('give a duration such as "30s", "5m", "12h" or "7d"') from None
+        except (ValueError, OverflowError):
+            raise ValueError(DURATION) from None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(DURATION)
         return round(value * 1_000)
     if isinstance(value, timedelta):
         return round(value.total_seconds() * 1_000)
@@ -71,7 +79,13 @@ def _zone(value: str) -> str:
     return value
 
 
-Duration = Annotated[int, BeforeValidator(_milliseconds), Field(ge=0)]
+def _sensible(value: int) -> int:
+    if not 0 <= value <= LONGEST:
+        raise ValueError(f"{DURATION}, from 0 to a century")
+    return value
+
+
+Duration = Annotated[int, BeforeValidator(_milliseconds), AfterValidator(_sensible)]
 """Milliseconds, written as ``"5m"``."""
 
 
@@ -97,6 +111,14 @@ class Section(BaseModel):
                 raise ValueError(f"{key}: cannot read the file: {error}") from None
         return resolved
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switches(cls, given: Any) -> Any:
+        """Python takes true for 1; no setting of ours is a switch."""
+        if isinstance(given, bool):
+            raise ValueError("give a value, not true or false")
+        return given
+
 
 class Kafka(Section):
     """kafka-python's own names, passed through unchanged; those below have defaults of ours."""
@@ -108,6 +130,8 @@ class Kafka(Section):
     group_instance_id: str | None = None
     sasl_plain_password: SecretStr | None = None
     ssl_password: SecretStr | None = None
+    proxy_url: SecretStr | None = None  # may hold a password
+    socks5_proxy: SecretStr | None = None
 
     def client(self) -> dict[str, Any]:
         """What was set, secrets revealed, as keyword arguments of kafka-python."""
@@ -125,9 +149,10 @@ class Topics(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Topics:
-        names = [self.events, self.scores, self.alerts, self.dead_letters]
-        if len(set(names)) < len(names):
-            raise ValueError("events, scores, alerts and dead_letters must be four different topics")
+        names = Counter([self.events, self.scores, self.alerts, self.dead_letters])
+        name, times = names.most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{name!r} is given twice; events, scores, alerts and dead_letters need a topic each")
         return self
 
 
@@ -239,7 +264,16 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, which comes in as init arguments."""
-        return EnvSettingsSource(settings_cls), init_settings
+        return _Environment(settings_cls), init_settings
+
+
+class _Environment(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Say what is wanted where pydantic would only say that JSON is broken."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            raise ValueError(f'{field_name}: give JSON, such as ["a", "b"] for a list') from None
 
 
 def duration(name: str, text: str | None) -> int | None:
@@ -271,9 +305,9 @@ def load_settings(config: Path | None = None) -> Settings:
         _reject_stray_variables(os.environ)
         return Settings(**given)
     except ValidationError as error:
-        raise SettingsError(_explain(error, config)) from None
+        raise SettingsError(_explain(error, config, os.environ)) from None
     except SettingsFileError as error:  # an environment variable that should hold JSON does not
-        raise SettingsError(f"{PREFIX}…: {error}") from None
+        raise SettingsError(f"{PREFIX}…: {error.__cause__ or error}") from None
 
 
 def _reject_stray_variables(environment: Mapping[str, str]) -> None:
@@ -286,14 +320,21 @@ def _reject_stray_variables(environment: Mapping[str, str]) -> None:
                 raise SettingsError(f"{name}: no section {section!r}; use one of: {known}")
 
 
-def _explain(error: ValidationError, config: Path | None) -> str:
+def _explain(error: ValidationError, config: Path | None, environment: Mapping[str, str]) -> str:
     """The first of pydantic's findings as one line: where, what is wrong, what stood there."""
     found = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in found["loc"]) or "settings"
-    where = f"{config}: " if config is not None else ""
+    place = [str(part) for part in found["loc"]][:2]  # deeper is only which type of a union was tried
+    key = ".".join(place) or "settings"
+    variable = PREFIX + "__".join(place).upper()
+    given = {name.upper() for name in environment}
+    where = f"{variable}: " if variable in given else f"{config}: " if config is not None else ""
     if found["type"] == "extra_forbidden":
-        return f"{where}{key}: unknown setting; remove it, or see the settings reference for its right name"
+        section = Settings.model_fields[place[0]].annotation if len(place) > 1 else Settings
+        known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+        return f"{where}{key}: unknown setting; use one of: {', '.join(known)}"
     message = found["msg"].removeprefix("Value error, ")
+    if len(place) == 1 and found["type"] == "model_type":
+        return f"{where}{key}: a section, not a value; write [{key}] and its keys below"
     value = found.get("input")
     simple = isinstance(value, (str, int, float, bool)) and not any(word in key for word in SECRETS)
     got = f" (got {value!r})" if simple else ""

@@ -10,6 +10,7 @@ import base64
 import io
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
@@ -18,11 +19,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from stream_detector.errors import DataError
 from stream_detector.events import Alert, Float32, Float64, Int64, Slice
 from stream_detector.ports import Delivery
+from stream_detector.text import visible
 from stream_detector.timestamps import parse, rfc3339
 
 BUCKETS = 300  # points of a line at most, each the range of what it stands for
@@ -31,7 +34,7 @@ ALERTS = 500  # rows of the table
 PICTURES = 24
 LINES = 8  # features in one picture
 FLOOR = 0.01  # scores below are drawn as this, on a logarithmic axis
-FRACTIONS = re.compile(rb"(\d\.\d\d)\d+")  # of a point: nobody sees them, and they are half of the page
+FRACTIONS = re.compile(rb"([ML] -?\d+\.\d\d)\d*( -?\d+\.\d\d)\d*")  # of a line's points: nobody sees them
 SPAN, LINE, SCORE, LIMIT = "#d64545", "#2b5c8a", "#3b3f46", "#b3261e"
 
 
@@ -126,7 +129,11 @@ class Recorder:
                 trace.add(np.array(times, np.int64), np.array(values, np.float32)[:, None])
         for alert in delivery.alerts:
             self.counts["alerts"] += alert.revision == 1
-            if alert.id in self.alerts or len(self.alerts) < 10 * ALERTS:
+            before = self.alerts.get(alert.id)
+            if before is not None and alert.status == "resolved":  # what was wrong says more than that it is over
+                said = {"summary": before.summary, "contributions": before.contributions}
+                alert = msgspec.structs.replace(alert, **said)
+            if before is not None or len(self.alerts) < 10 * ALERTS:
                 self.alerts[alert.id] = alert
 
     def _trace(self, traces: dict[str, Trace], sensor: str, width: int) -> Trace | None:
@@ -210,15 +217,11 @@ def _draw(recorder: Recorder, sensor: str) -> bytes:
         bottom.yaxis.set_minor_formatter("")
         for alert in recorder.alerts.values():
             if alert.sensor_id == sensor:
-                start, end = _ends(recorder, alert)
+                start, end = np.array(_ends(recorder, alert), "datetime64[ms]")
                 for axis in axes:
-                    axis.axvspan(
-                        start.astype("datetime64[ms]"),
-                        end.astype("datetime64[ms]"),
-                        color=SPAN,
-                        alpha=0.13,
-                        linewidth=0,
-                    )
+                    axis.axvspan(start, end, color=SPAN, alpha=0.13, linewidth=0)
+        if len(np.unique(times)) == 1:  # an axis needs a width
+            bottom.set_xlim(*(times[0] + np.array([-60_000, 60_000])).astype("datetime64[ms]"))
         locator = AutoDateLocator(maxticks=9)  # type: ignore[no-untyped-call] # matplotlib is half typed
         bottom.xaxis.set_major_locator(locator)
         bottom.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call] # likewise
@@ -228,15 +231,17 @@ def _draw(recorder: Recorder, sensor: str) -> bytes:
             axis.tick_params(length=2.5)
         figure.align_ylabels()
         written = io.BytesIO()
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    return FRACTIONS.sub(rb"\1", written.getvalue())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a feature's name may be in a script that the font lacks
+            figure.savefig(written, format="svg", metadata={"Date": None})
+    return FRACTIONS.sub(rb"\1\2", written.getvalue())
 
 
-def _ends(recorder: Recorder, alert: Alert) -> tuple[np.int64, np.int64]:
+def _ends(recorder: Recorder, alert: Alert) -> tuple[int, int]:
     """When an alert began and ended, epoch ms; one that is still firing ends with the data."""
     start = parse(alert.started_at, UTC)
     end = parse(alert.ended_at, UTC) if alert.ended_at else (recorder.span or (start, start))[1]
-    return np.int64(start), np.int64(max(start, end))
+    return start, max(start, end)
 
 
 def _blamed(recorder: Recorder, sensor: str) -> list[str]:
@@ -256,7 +261,7 @@ def _plain(name: str) -> str:
 
 def _visible(text: str) -> str:
     """Text escaped for HTML, with control characters and the like made visible."""
-    return escape("".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text))
+    return escape(visible(text))
 
 
 def _when(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer
+from kafka.errors import KafkaTimeoutError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_detector.adapters.kafka.client import connect, consumer_options
@@ -129,7 +130,15 @@ class KafkaSource:
         """The group's committed position; one in an open transaction is waited for, up to ``seconds``."""
         consumer = self._opened()
         with translated(f"reading the committed position of {partition}"):
-            position = consumer.committed(TopicPartition(*partition), timeout_ms=seconds * 1_000)
+            try:
+                position = consumer.committed(TopicPartition(*partition), timeout_ms=seconds * 1_000)
+            except KafkaTimeoutError:
+                # Not always the network: a single-node broker that is killed in the middle of a commit may forget
+                # to end it ("partitions are likely deleted already and hence can be skipped").
+                raise Unavailable(
+                    f"Kafka: no committed position of {partition} within {seconds:.0f} s: the coordinator is away or"
+                    " a transaction stays open; if it persists, see kafka-transactions.sh find-hanging and abort"
+                ) from None
         return None if position is None else int(position)
 
     def commit(self, positions: Mapping[Partition, int], seconds: float) -> None:

@@ -86,8 +86,10 @@ def test_csv_of_any_delimiter(tmp_path: Path, name: str, delimiter: str) -> None
         (HEADER + ROWS).replace("\n", "\r\n"),
         HEADER + "\n\n" + ROWS + "\n  \n",
         (HEADER + ROWS).rstrip("\n"),
-        '"sensor_id","timestamp"," pressure ","current"\n"a","2026-11-20 10:00:00",1.5,"2"\n'
-        "b,2026-11-20 10:00:01,3,NaN\n",
+        (
+            '"sensor_id","timestamp"," pressure ","current"\n"a","2026-11-20 10:00:00",1.5,"2"\n'
+            "b,2026-11-20 10:00:01,3,NaN\n"
+        ),
     ],
     ids=["byte order mark", "CRLF", "blank lines", "no last newline", "quotes"],
 )
