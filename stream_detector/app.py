@@ -11,11 +11,12 @@ from types import FrameType
 from typing import Any
 
 from stream_detector.adapters.file import OUTPUTS, POSITION, FileOutlet, FileSource
-from stream_detector.adapters.html import Recorder, write_report
+from stream_detector.adapters.html import write_report
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
 from stream_detector.adapters.keras import KerasScorer
 from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.adapters.prometheus import PrometheusObserver, Server
+from stream_detector.adapters.recorder import Recorder
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder
@@ -35,8 +36,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts while a serve
 class Service:
     """A pipeline that runs until it is told to stop, its source ends, or something is wrong for good."""
 
-    def __init__(self, pipeline: Pipeline, scorer: KerasScorer, *, now: Callable[[], float] = time.monotonic) -> None:
-        self.pipeline, self.scorer, self.now = pipeline, scorer, now
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        scorer: KerasScorer,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.pipeline, self.scorer, self.now, self.sleep = pipeline, scorer, now, sleep
         self.stopped_by: int | None = None  # the signal
         self.trouble: str | None = "starting"
         self.last_turn = now()
@@ -118,7 +126,7 @@ class Service:
     def _wait(self, seconds: float) -> None:
         until = self.now() + seconds
         while self.stopped_by is None and self.now() < until:
-            time.sleep(0.05)
+            self.sleep(0.05)
 
 
 class RecordedSource(FileSource):

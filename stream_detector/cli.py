@@ -6,9 +6,10 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,7 +20,7 @@ from stream_detector.errors import DataError, SettingsError, StreamDetectorError
 from stream_detector.text import visible
 
 if TYPE_CHECKING:
-    from stream_detector.events import Alert
+    from stream_detector.events import Alert, Reject, Slice
     from stream_detector.settings import Settings
 
 app = typer.Typer(
@@ -109,12 +110,17 @@ def train(
         max_gap=settings.window.max_gap,
     )
     features, events = _events(data, settings, columns, period)
+    rejects: list[Reject] = []
     with shown() as progress:
-        summary = train(events, features, options, out_, progress)
+        summary = train(_without(rejects, events), features, options, out_, progress)
     table = Table(show_header=False, box=None)
     for row in summary.table():
         table.add_row(*map(escape, row))
     out.print(table)
+    if rejects:
+        first = min(rejects, key=lambda reject: reject.offset)
+        told = f"{len(rejects)} events were left out; the first, number {first.offset}: {first.reason}, {first.message}"
+        out.print(f"[yellow]{escape(visible(told))}[/]", highlight=False)
     out.print(f"wrote {escape(str(out_))}; plots are in {escape(str(out_ / 'report'))}", highlight=False)
 
 
@@ -216,7 +222,7 @@ def _print_alert(alert: Alert) -> None:
 
 def _events(
     data: Sequence[str], settings: Settings, columns: str | None, period: str | None
-) -> tuple[tuple[str, ...], Iterable[Any]]:
+) -> tuple[tuple[str, ...], Iterable[Slice]]:
     """Feature names and events of files or of one topic."""
     from stream_detector.codec import Decoder
 
@@ -237,6 +243,13 @@ def _events(
     names = columns.split(",") if columns else None
     features = discover_features(data, settings.columns, names)
     return features, read_to_end(FileSource(data, decoder(features), names=names, period=_period(period)))
+
+
+def _without(rejects: list[Reject], slices: Iterable[Slice]) -> Iterator[Slice]:
+    """The slices as they are, their rejects put aside, without the raw bytes."""
+    for part in slices:
+        rejects.extend(replace(reject, key=None, value=None) for reject in part.rejects)
+        yield part
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -218,9 +218,9 @@ class Pipeline:
         self._drop(partitions)
 
     def reset(self) -> None:
-        """After an outage or a fencing: forget what is in memory and reconcile every partition again."""
+        """After an outage or a fencing, before the source is opened again: that tells which partitions are ours now."""
         self.flight = None
-        self.waiting = list(dict.fromkeys([*self.waiting, *self.owned]))
+        self.waiting.clear()
         self.owned.clear()
 
     def close(self) -> None:
@@ -247,9 +247,18 @@ class Pipeline:
         works = []
         while self.waiting:
             partition = self.waiting[0]
-            owned, work, case = reconcile(
-                partition, self.source, self.store, self.outlet, self.rules, self.settings.delivery.lookback
-            )
+            try:
+                owned, work, case = reconcile(
+                    partition,
+                    self.source,
+                    self.store,
+                    self.outlet,
+                    self.rules,
+                    self.settings.delivery.lookback,
+                    latest=self.settings.kafka.auto_offset_reset == "latest",
+                )
+            except Moved:  # somebody else replaced the state first: load again
+                continue
             self.source.seek(partition, owned.position)
             self.owned[partition] = owned
             self.waiting.pop(0)

@@ -56,18 +56,28 @@ class Work:
 
 
 def reconcile(
-    partition: Partition, source: Source, store: WindowStore, outlet: Outlet, rules: Rules, lookback: int
+    partition: Partition,
+    source: Source,
+    store: WindowStore,
+    outlet: Outlet,
+    rules: Rules,
+    lookback: int,
+    *,
+    latest: bool = False,
 ) -> tuple[Owned, Work | None, str]:
     """What we own now, the work that earlier owners left, and which case it was.
 
     The committed position is read first: once it is known, an older owner can no longer commit, so what is loaded
-    after it cannot be overtaken.
+    after it cannot be overtaken. ``lookback`` is in events. A partition that nobody worked on starts at its first
+    event, or after its last if ``latest``.
     """
     first, end = source.bounds(partition)
     committed = outlet.committed(partition)
     stored = store.load(partition)
     case = "fresh" if committed is None else "empty"
     if stored is not None:
+        if stored.position > end:  # of another life of the topic, or a paused owner has read on since we asked
+            first, end = source.bounds(partition)
         if stored.layout != rules.layout or not first <= stored.position <= end:
             case = "replaced"
         else:
@@ -76,7 +86,8 @@ def reconcile(
             except Damaged:
                 case = "damaged"
         store.discard(partition, stored.life)
-    floor = first if committed is None or committed > end else max(committed, first)
+    start = end if latest and case == "fresh" else first
+    floor = start if committed is None or committed > end else max(committed, first)
     position = max(first, floor - lookback)
     return Owned(uuid.uuid4().hex, position, position, floor, True, Table(rules), {}), None, case
 

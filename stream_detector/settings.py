@@ -128,6 +128,7 @@ class Kafka(Section):
     bootstrap_servers: str | list[str] = "127.0.0.1:9092"
     group_id: str = Field("stream-detector", min_length=1)
     group_instance_id: str | None = None
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # where a group starts that never committed
     sasl_plain_password: SecretStr | None = None
     ssl_password: SecretStr | None = None
     proxy_url: SecretStr | None = None  # may hold a password

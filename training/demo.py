@@ -19,7 +19,7 @@ from stream_detector.bundle import load_bundle
 from stream_detector.codec import Decoder
 from stream_detector.events import Alert
 from stream_detector.settings import Columns, EventRules, Settings
-from stream_detector.timestamps import parse
+from stream_detector.timestamps import parse, rfc3339
 from training.data import read_to_end
 from training.plant import FEATURES, UNITS, Fault, write_plant
 from training.progress import shown
@@ -102,5 +102,4 @@ def _spans(alerts: Sequence[Alert]) -> list[tuple[int, int, Alert]]:
 
 
 def _clock(ms: int) -> str:
-    day, hour = divmod(ms // HOUR, 24)
-    return f"day {day % 7 + 1}, {hour:02}:00"
+    return rfc3339(ms)[5:16].replace("T", " ")

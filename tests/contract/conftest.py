@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from stream_detector.codec import Decoder
 from stream_detector.events import Partition
 from stream_detector.ports import Delivery, Outlet, Source
 from stream_detector.settings import Columns, EventRules
+from tests.stream_detector.adapters.kafka.cluster import Cluster
 
 FEATURES = ("pressure", "current")
 
@@ -107,11 +108,25 @@ class FileOutletUnderTest:
         outlet.close()
 
 
-@pytest.fixture(params=["file"])  # another adapter: another parameter, told apart by `request.param`
-def source_under_test(tmp_path: Path) -> SourceUnderTest:
-    return FileSourceUnderTest(tmp_path)
+@pytest.fixture(params=["file", pytest.param("kafka", marks=pytest.mark.servers)])
+def source_under_test(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SourceUnderTest]:
+    if request.param == "file":
+        yield FileSourceUnderTest(tmp_path)
+        return
+    from tests.contract.kafka import KafkaSourceUnderTest  # it imports this module
+
+    cluster = Cluster(request.getfixturevalue("kafka_broker"))
+    yield KafkaSourceUnderTest(cluster)
+    cluster.close()
 
 
-@pytest.fixture(params=["file"])
-def outlet_under_test(tmp_path: Path) -> OutletUnderTest:
-    return FileOutletUnderTest(tmp_path)
+@pytest.fixture(params=["file", pytest.param("kafka", marks=pytest.mark.servers)])
+def outlet_under_test(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutletUnderTest]:
+    if request.param == "file":
+        yield FileOutletUnderTest(tmp_path)
+        return
+    from tests.contract.kafka import KafkaOutletUnderTest  # it imports this module
+
+    cluster = Cluster(request.getfixturevalue("kafka_broker"))
+    yield KafkaOutletUnderTest(cluster)
+    cluster.close()

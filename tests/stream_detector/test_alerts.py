@@ -28,7 +28,8 @@ class Told:
 def live(scores: Sequence[float], policy: Alerts = POLICY) -> tuple[list[Told], list[str]]:
     """Every change that these windows of one sensor cause, and the state after each window."""
     incident: Incident | None = None
-    changes, states = [], []
+    changes: list[Told] = []
+    states: list[str] = []
     for window, score in enumerate(scores):
         incident, change = advance(incident, score, (f"w{window}", window), policy)
         if change is not None:

@@ -144,9 +144,12 @@ def connect(kind: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
             _close(made)
             where = f"connecting to {_text(options['bootstrap_servers'])}"
             if isinstance(error, KafkaTimeoutError) and reasons.seen:
-                # Once refused, it is also disconnected, which says nothing.
                 reason = next(filter(_remedy, reasons.seen), reasons.seen[-1])
-                if remedy := _remedy(reason):
+                remedy = _remedy(reason)
+                if remedy is None and len(reasons.seen) > 1 and all("disconnected" in one for one in reasons.seen):
+                    # Every time. It may have said why, but kafka-python mostly sees the end before the answer.
+                    remedy = "the broker hangs up: check kafka.security_protocol, and user and password if it has them"
+                if remedy:
                     raise Refused(f"Kafka: {where}: {reason}; {remedy}") from None
                 error = KafkaTimeoutError(reason)
             raise translate(error, where) from None

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from stream_detector.adapters import html
-from stream_detector.adapters.html import Recorder, Trace, write_report
+from stream_detector.adapters.html import write_report
+from stream_detector.adapters.recorder import Recorder, Trace
 from stream_detector.codec import rfc3339
 from stream_detector.errors import DataError
 from stream_detector.events import Alert, Events, Model, Origin, Partition, Reject, Score, Slice

@@ -60,7 +60,7 @@ def settings(guarded: tuple[Cluster, str], user: str, password: str, **more: Any
 
 def test_a_wrong_password_is_refused_and_not_shown(guarded: tuple[Cluster, str]) -> None:
     begun = time.monotonic()
-    with pytest.raises(Refused, match=r"check kafka\.sasl_plain_username") as caught:
+    with pytest.raises(Refused, match=r"check kafka.*password") as caught:
         guarded[0].source(settings(guarded, "detector", "hidden-word")).open(Owner())
     assert "hidden-word" not in str(caught.value)
     assert time.monotonic() - begun < 10

@@ -1,0 +1,467 @@
+"""What a new owner of a partition finds, case by case: where it reads on, and what it publishes.
+
+Whatever happened before, all that was published in the end must be what one undisturbed run publishes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from stream_detector.adapters.memory import MemoryStore, Silent
+from stream_detector.events import Alert, Errors, Model, Partition, Reject, Score, Windows
+from stream_detector.pipeline import Pipeline
+from stream_detector.ports import Delivery, Update
+from stream_detector.reconcile import reconcile
+from stream_detector.sensors import Rules
+from stream_detector.settings import Alerts, Settings
+from stream_detector.settings import Delivery as DeliverySettings
+from tests.simulated import PARTITION, Broker, Record, SimulatedOutlet, SimulatedSource, SumScorer
+
+RULES = Rules(("x",), length=3, stride=1, means=(0.0,))
+POLICY = Alerts(min_windows=2, resolve_windows=2)
+FAR = 1_000_000  # a look-back over everything
+
+# Two sensors take turns; every seventh event cannot be read; from 20 to 30 the values are high.
+LOG: list[Record] = [
+    ("ab"[offset % 2], 10 * offset, None if offset % 7 == 6 else 9.0 if 20 <= offset < 30 else 1.0)
+    for offset in range(50)
+]
+
+
+class Crash(Exception):
+    """The worker is gone at this call."""
+
+
+class Noting(Silent):
+    """Remembers in which case partitions were."""
+
+    def __init__(self) -> None:
+        self.cases: list[str] = []
+        self.scored_windows = 0
+
+    def reconciled(self, partition: Partition, case: str) -> None:
+        self.cases.append(case)
+
+    def scored(self, windows: Windows, errors: Errors) -> None:
+        self.scored_windows += len(windows)
+
+
+class Four(random.Random):
+    """Draws the size of each batch."""
+
+    def randint(self, a: int, b: int) -> int:
+        return 4
+
+
+class Topic(SimulatedSource):
+    """The simulated log, read four events at a time, whose first events may be gone."""
+
+    def __init__(self, broker: Broker, first: int = 0) -> None:
+        super().__init__(broker, lambda: None, Four())
+        self.first = first
+        self.seeks: list[int] = []
+
+    def bounds(self, partition: Partition) -> tuple[int, int]:
+        return self.first, len(self.broker.log)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        assert self.first <= offset <= len(self.broker.log)
+        self.seeks.append(offset)
+        super().seek(partition, offset)
+
+
+class Outlet(SimulatedOutlet):
+    """Crashes before or after its delivery number ``crash``."""
+
+    def __init__(
+        self, broker: Broker, source: SimulatedSource, crash: int | None = None, *, after: bool = False
+    ) -> None:
+        super().__init__(broker, source, lambda: None)
+        self.crash, self.after = crash, after
+        self.deliveries = 0
+
+    def deliver(self, delivery: Delivery) -> None:
+        now = self.crash == self.deliveries
+        if now and not self.after:
+            raise Crash
+        super().deliver(delivery)
+        self.deliveries += 1
+        if now:
+            raise Crash
+
+
+class World:
+    """A log, a broker and a store, which workers come to and leave."""
+
+    def __init__(self, log: Sequence[Record] = LOG, *, lookback: int = FAR, rules: Rules = RULES) -> None:
+        self.broker = Broker(list(log))
+        self.store: MemoryStore = MemoryStore()
+        self.lookback, self.rules = lookback, rules
+        self.first = 0
+        self.seeks: list[int] = []
+        self.rescored = 0
+
+    def work(self, until: int | None = None, crash: int | None = None, *, after: bool = False) -> str:
+        """One worker's life, to the end of the log or to a crash; the case in which it found the partition.
+
+        ``until`` hides the rest of the log for as long as it lives.
+        """
+        log = self.broker.log
+        self.broker.log = log[:until]
+        source, observer = Topic(self.broker, self.first), Noting()
+        outlet = Outlet(self.broker, source, crash, after=after)
+        settings = Settings(alerts=POLICY, delivery=DeliverySettings(lookback=self.lookback))
+        pipeline = Pipeline(
+            source, self.store, SumScorer(), outlet, observer, self.rules, Model("m", "1"), settings, now_ms=lambda: 0.0
+        )
+        try:
+            source.open(pipeline)
+            while not (source.finished and pipeline.flight is None and not pipeline.waiting):
+                pipeline.turn()
+        except Crash:
+            assert crash is not None
+        finally:
+            pipeline.close()
+            self.broker.log = log
+        self.seeks, self.rescored = source.seeks, observer.scored_windows
+        return observer.cases[0]
+
+    @property
+    def position(self) -> int:
+        return self.store.states[PARTITION].position
+
+    def published(self) -> list[str]:
+        return sorted(map(repr, self.broker.published))
+
+
+def undisturbed(log: Sequence[Record] = LOG) -> list[str]:
+    world = World(log)
+    assert world.work() == "fresh"
+    return world.published()
+
+
+def ends(published: Sequence[object]) -> list[int]:
+    """Offsets at which what was published ends, of scores and alerts; of dead letters their own."""
+    found = []
+    for record in published:
+        if isinstance(record, (Score, Alert)):
+            found.append(record.source.last_offset)
+        else:
+            assert isinstance(record, tuple)
+            assert isinstance(record[1], Reject)
+            found.append(record[1].offset)
+    return found
+
+
+def test_the_log_has_all_that_must_survive() -> None:
+    world = World()
+    world.work()
+    kinds = [type(record).__name__ for record in world.broker.published]
+    assert kinds.count("Score") == sum(1 for record in LOG if record[2] is not None) - 2 * 2
+    assert kinds.count("tuple") == sum(1 for record in LOG if record[2] is None)
+    assert {(a.sensor_id, a.status) for a in world.broker.published if isinstance(a, Alert)} == {
+        ("a", "firing"), ("a", "resolved"), ("b", "firing"), ("b", "resolved"),
+    }  # fmt: skip
+
+
+def test_fresh_reads_from_the_first_event_there_is() -> None:
+    world = World()
+    world.first = 10
+    assert world.work() == "fresh"
+    assert world.seeks == [10]
+    assert min(ends(world.broker.published)) == 13  # the first that cannot be read
+    scores = [record for record in world.broker.published if isinstance(record, Score)]
+    assert min(score.source.first_offset for score in scores) == 10
+
+
+def test_resumed_reads_on_where_it_was_left_and_repeats_nothing() -> None:
+    world = World()
+    world.work(until=24)
+    before = world.published()
+    assert world.work() == "resumed"
+    assert world.seeks == [24]
+    assert len(before) < len(world.published())
+    assert world.published() == undisturbed()
+
+
+def test_resumed_with_nothing_new_publishes_nothing() -> None:
+    world = World()
+    world.work()
+    count = len(world.broker.published)
+    assert world.work() == "resumed"
+    assert (len(world.broker.published), world.seeks) == (count, [len(LOG)])
+
+
+@pytest.mark.parametrize("crash", range(0, 12, 3))
+def test_ahead_delivers_what_was_appended_but_not_published_dead_letters_too(crash: int) -> None:
+    world = World()
+    world.work(crash=crash)
+    position, committed = world.position, world.broker.committed
+    assert position > (committed or 0)
+    assert world.work() == "ahead"
+    assert world.seeks == [position]  # what the store knows is not read again
+    assert world.published() == undisturbed()
+
+
+@pytest.mark.parametrize("crash", range(0, 12, 3))
+def test_ahead_after_a_delivery_that_the_store_was_not_told_of_repeats_nothing(crash: int) -> None:
+    world = World()
+    world.work(crash=crash, after=True)
+    committed = world.broker.committed
+    assert committed is not None
+    assert world.store.states[PARTITION].settled < committed < world.position
+    count = len(world.broker.published)
+    assert world.work() == "ahead"
+    assert min(ends(world.broker.published[count:])) >= committed
+    assert world.published() == undisturbed()
+
+
+def test_ahead_by_dead_letters_alone() -> None:
+    world = World([("a", at, None) for at in range(8)])
+    world.work(crash=0)
+    assert world.broker.published == []
+    assert world.work() == "ahead"
+    assert sorted(ends(world.broker.published)) == list(range(8))
+
+
+def test_ahead_with_nothing_to_publish_commits_the_position_all_the_same() -> None:
+    world = World([("a", 0, 1.0)])  # one event fills no window
+    world.work(crash=0)
+    assert world.broker.committed is None
+    assert world.work() == "ahead"
+    assert world.broker.committed == 1
+    assert not world.broker.published
+
+
+@pytest.mark.parametrize("rolled_back_to", [8, 20, 28, 40])
+def test_behind_reads_again_and_publishes_nothing_twice(rolled_back_to: int) -> None:
+    world = World()
+    world.work(until=rolled_back_to)
+    saved = copy.deepcopy(world.store.states)
+    world.work(until=44)
+    count = len(world.broker.published)
+    world.store.states = saved
+    assert world.work() == "behind"
+    assert world.seeks == [rolled_back_to]
+    assert min(ends(world.broker.published[count:])) >= 44
+    assert world.published() == undisturbed()
+
+
+def test_behind_with_windows_waiting_that_were_published_meanwhile() -> None:
+    world = World()
+    world.work(until=24, crash=3)
+    saved = copy.deepcopy(world.store.states)
+    assert saved[PARTITION].pending
+    world.work(until=44)
+    world.store.states = saved
+    assert world.work() == "behind"
+    assert world.published() == undisturbed()
+
+
+@pytest.mark.parametrize("wiped_at", [4, 20, 26, 30, 44, 50])
+def test_empty_reads_again_from_before_the_committed_position(wiped_at: int) -> None:
+    world = World()
+    world.work(until=wiped_at)
+    count = len(world.broker.published)
+    world.store.states.clear()
+    assert world.work() == "empty"
+    assert world.seeks == [0]
+    assert all(end >= wiped_at for end in ends(world.broker.published[count:]))
+    assert world.published() == undisturbed()
+
+
+def test_empty_looks_back_as_far_as_it_is_told() -> None:
+    world = World(lookback=12)
+    world.work(until=44)
+    world.store.states.clear()
+    assert world.work() == "empty"
+    assert world.seeks == [32]
+    assert (
+        world.published() == undisturbed()
+    )  # with stride 1, once the look-back holds a window and the alerts are over
+
+
+def test_empty_looks_back_no_further_than_the_log_goes() -> None:
+    world = World()
+    world.work(until=44)
+    world.store.states.clear()
+    world.first = 30
+    assert world.work() == "empty"
+    assert world.seeks == [30]
+    assert world.published() == undisturbed()
+
+
+def test_empty_when_the_log_has_lost_what_was_not_read_yet() -> None:
+    world = World()
+    world.work(until=12)
+    count = len(world.broker.published)
+    world.store.states.clear()
+    world.first = 30
+    assert world.work() == "empty"
+    assert world.seeks == [30]
+    assert min(ends(world.broker.published[count:])) >= 30
+
+
+def test_replaced_for_another_window_discards_the_state_and_publishes_nothing_twice() -> None:
+    world = World()
+    world.work(until=30)
+    life = world.store.states[PARTITION].life
+    count = len(world.broker.published)
+    world.rules = dataclasses.replace(RULES, length=4)
+    assert world.work() == "replaced"
+    assert world.seeks == [0]
+    assert world.store.states[PARTITION].life != life
+    fresh = world.broker.published[count:]
+    assert min(ends(fresh)) >= 30
+    assert {score.events for score in fresh if isinstance(score, Score)} == {4}
+
+
+def test_replaced_by_another_life_of_the_topic_starts_from_its_first_event() -> None:
+    world = World()
+    world.work()
+    world.broker.log = world.broker.log[:20]  # deleted and made anew: shorter than what we have read
+    world.broker.published.clear()
+    assert world.work() == "replaced"
+    assert world.seeks == [0]
+    assert world.published() == undisturbed(LOG[:20])
+
+
+def test_replaced_when_the_log_no_longer_has_the_event_to_read_on_from() -> None:
+    world = World()
+    world.work(until=12)
+    world.first = 20
+    assert world.work() == "replaced"
+    assert world.seeks == [20]
+
+
+def test_a_committed_position_beyond_the_logs_end_is_of_another_life() -> None:
+    world = World()
+    world.work()
+    world.store.states.clear()
+    world.broker.log = world.broker.log[:20]
+    world.broker.published.clear()
+    assert world.work() == "empty"
+    assert world.published() == undisturbed(LOG[:20])
+
+
+def test_damaged_rows_of_waiting_windows_are_read_again() -> None:
+    world = World()
+    world.work(crash=5)
+    state = world.store.states[PARTITION]
+    assert state.pending
+    state.rows["a"] = b""
+    assert world.work() == "damaged"
+    assert world.seeks == [0]
+    assert world.store.states[PARTITION].life != state.life
+    assert world.published() == undisturbed()
+
+
+def test_rows_that_are_found_missing_later_are_read_again() -> None:
+    world = World()
+    world.work(until=24)
+    world.store.states[PARTITION].rows["b"] = b""  # nothing waits, so loading does not see it
+    assert world.work() == "resumed"
+    assert world.seeks == [24, 0]
+    assert world.published() == undisturbed()
+
+
+def test_a_state_that_another_worker_replaced_first_is_loaded_again() -> None:
+    class Raced(MemoryStore):
+        """Somebody else discards the state just before us."""
+
+        def discard(self, partition: Partition, life: str) -> None:
+            if not self.raced:
+                self.raced = True
+                super().discard(partition, life)
+            super().discard(partition, life)
+
+        raced = False
+
+    world = World()
+    world.work(until=24)
+    raced = Raced()
+    raced.states = world.store.states
+    world.store = raced
+    world.rules = dataclasses.replace(RULES, length=4)
+    assert world.work() == "empty"
+    assert raced.raced
+
+
+def test_alerts_are_found_again_by_looking_back() -> None:
+    """Open alerts go on with their id and their next revision, though their state was lost."""
+    world = World()
+    world.work(until=28)
+    firing = [record for record in world.broker.published if isinstance(record, Alert)]
+    assert {alert.status for alert in firing} == {"firing"}
+    world.store.states.clear()
+    world.work()
+    resolved = [
+        record for record in world.broker.published if isinstance(record, Alert) and record.status == "resolved"
+    ]
+    assert sorted(alert.id for alert in resolved) == sorted({alert.id for alert in firing})
+    assert {alert.revision - 1 for alert in resolved} == {max(alert.revision for alert in firing)}
+
+
+@pytest.mark.parametrize("lose", [lambda store: None, lambda store: store.states.clear()], ids=["kept", "lost"])
+def test_a_crash_at_every_call_ends_as_an_undisturbed_run(lose: Callable[[MemoryStore], None]) -> None:
+    world = World()
+    for crash in range(60):
+        world.work(crash=crash % 2, after=crash % 3 == 0)
+        if crash % 5 == 4:
+            lose(world.store)
+    world.work()
+    assert world.published() == undisturbed()
+
+
+class OneShort(MemoryStore):
+    """Negative control: forgets the last batch that waits."""
+
+    def append(self, partition: Partition, update: Update) -> list[bytes]:
+        tails = super().append(partition, update)
+        self.states[partition].pending.clear()
+        return tails
+
+
+def test_a_store_that_forgets_what_waits_is_noticed_here() -> None:
+    world = World()
+    world.store = OneShort()
+    world.work(crash=5)
+    world.work()
+    assert world.published() != undisturbed()
+
+
+@pytest.mark.parametrize(
+    ("committed", "lookback", "first", "expected"),
+    [
+        (None, 0, 0, ("fresh", 0, 0)),
+        (None, 5, 10, ("fresh", 10, 10)),
+        (30, 0, 0, ("empty", 30, 30)),
+        (30, 10, 0, ("empty", 20, 30)),
+        (30, 10, 25, ("empty", 25, 30)),
+        (30, 10, 40, ("empty", 40, 40)),
+        (30, FAR, 0, ("empty", 0, 30)),
+        (99, 10, 5, ("empty", 5, 5)),
+    ],
+)
+def test_without_a_state(committed: int | None, lookback: int, first: int, expected: tuple[str, int, int]) -> None:
+    broker = Broker(LOG)
+    broker.committed = committed
+    source = Topic(broker, first)
+    owned, work, case = reconcile(PARTITION, source, MemoryStore(), Outlet(broker, source), RULES, lookback)
+    assert (case, owned.position, owned.committed) == expected
+    assert (work, owned.first, owned.settled) == (None, True, owned.position)
+    assert not owned.incidents
+
+
+def test_each_state_gets_a_life_of_its_own() -> None:
+    broker = Broker(LOG)
+    source = Topic(broker)
+    lives: Mapping[str, object] = {
+        reconcile(PARTITION, source, MemoryStore(), Outlet(broker, source), RULES, 0)[0].life: None for _ in range(5)
+    }
+    assert len(lives) == 5
