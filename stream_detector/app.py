@@ -64,7 +64,7 @@ class Service:
         self.scorer.warm()
         self.pipeline.source.open(self.pipeline)
         self.pipeline.outlet.open()
-        self.trouble = None
+        self.trouble, self.last_turn = None, self.now()
         log.info("started: model %s %s is warm", self.pipeline.model.name, self.pipeline.model.version)
 
     def loop(self) -> None:
@@ -96,7 +96,8 @@ class Service:
     def finished(self) -> bool:
         """Whether the source has ended and everything of it is published."""
         pipeline = self.pipeline
-        return pipeline.source.finished and pipeline.flight is None and not pipeline.waiting
+        done = pipeline.source.finished and pipeline.flight is None and not pipeline.waiting
+        return done and self.trouble is None  # else the last delivery may have failed
 
     def live(self) -> bool:
         """Whether the loop turns."""

@@ -24,7 +24,7 @@ import msgspec
 from stream_detector.codec import Decoded, Decoder, Raw
 from stream_detector.errors import DataError
 from stream_detector.settings import Columns
-from stream_detector.tables import MISSING, Row, decode_cells, places
+from stream_detector.cells import MISSING, Row, decode_cells, places
 from stream_detector.timestamps import parse
 
 if TYPE_CHECKING:

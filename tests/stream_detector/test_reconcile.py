@@ -232,7 +232,7 @@ def test_ahead_by_dead_letters_alone() -> None:
 def test_ahead_with_nothing_to_publish_commits_the_position_all_the_same() -> None:
     world = World([("a", 0, 1.0)])  # one event fills no window
     world.work(crash=0)
-    assert world.broker.committed is None
+    assert vars(world.broker)["committed"] is None
     assert world.work() == "ahead"
     assert world.broker.committed == 1
     assert not world.broker.published

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
 from stream_detector.adapters.kafka.client import connect, consumer_options
 from stream_detector.adapters.kafka.failures import translate, translated, within
@@ -22,6 +23,7 @@ from stream_detector.settings import Settings
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds that a question to the broker may take
+JOINING = 5.0  # seconds that a poll stays for a rebalance at most; longer ones wait for a member that died
 
 
 class KafkaSource:
@@ -62,6 +64,11 @@ class KafkaSource:
         try:
             with translated("reading events"):
                 fetched = consumer.poll(timeout_ms=round(timeout * 1_000))
+                # kafka-python 3.0.12 throws away a join that completes while nobody polls, and joins again: workers
+                # that are busy between polls would rebalance for ever. So stay until this one is through.
+                deadline = time.monotonic() + JOINING
+                while not fetched and _joining(consumer) and time.monotonic() < deadline:
+                    fetched = consumer.poll(timeout_ms=100)
             self._rebalances.raise_failure()
             return self._slices(fetched)
         except BaseException:
@@ -231,3 +238,7 @@ class KafkaSource:
     def _forget(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
             self._positions.pop(partition, None)
+
+
+def _joining(consumer: Any) -> bool:
+    return bool(consumer.group_metadata().state == MemberState.REBALANCING)

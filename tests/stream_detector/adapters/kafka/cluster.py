@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -149,6 +151,24 @@ def delivery(
     rejects: Sequence[tuple[Partition, Reject]] = (),
 ) -> Delivery:
     return Delivery([score(number) for number in scores], [], list(rejects), positions)
+
+
+@contextmanager
+def polled(source: KafkaSource) -> Iterator[None]:
+    """Meanwhile another thread polls ``source``, as another worker would."""
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.is_set():
+            source.poll(0.1)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from kafka.structs import OffsetAndMetadata
 
 from stream_detector.errors import Fenced, Unavailable
 from stream_detector.events import Partition
-from tests.stream_detector.adapters.kafka.cluster import Cluster, Owner, delivery, event, read, until
+from tests.stream_detector.adapters.kafka.cluster import Cluster, Owner, delivery, event, polled, read, until
 
 
 def fail(*_: object) -> Any:
@@ -84,7 +84,8 @@ def test_a_member_of_an_older_generation_cannot_deliver(wide: Cluster, monkeypat
     before = source.membership(wide.partitions)
     newcomer = wide.source(settings)
     newcomer.open(other)
-    until(lambda: (source.poll(0.1), newcomer.poll(0.1), len(other.owned) == 1 == len(owner.owned))[-1])
+    with polled(newcomer):
+        until(lambda: source.poll(0.1) == [] and len(other.owned) == 1 == len(owner.owned))
     [kept], [gone] = owner.owned, other.owned
     with pytest.raises(Fenced, match="no longer assigned"):
         outlet.deliver(delivery({gone: 7}, scores=[1]))
@@ -122,7 +123,8 @@ def test_what_is_in_flight_is_delivered_before_a_partition_goes(wide: Cluster, m
     owner.on_revoked = deliver
     newcomer = wide.source(settings)
     newcomer.open(other)
-    until(lambda: (source.poll(0.1), newcomer.poll(0.1), len(other.owned) == 1)[-1])
+    with polled(newcomer):
+        until(lambda: source.poll(0.1) == [] and len(other.owned) == 1)
     [gone] = other.owned
     assert newcomer.committed(gone, 5.0) == 7
     assert len(wide.published("scores")) == 1
@@ -139,9 +141,24 @@ def test_a_failure_while_a_partition_goes_comes_out_of_poll(wide: Cluster) -> No
     owner.on_revoked = refuse
     newcomer = wide.source(settings)
     newcomer.open(other)
-    with pytest.raises(Unavailable, match="made to fail"):
-        until(lambda: (source.poll(0.1), newcomer.poll(0.1), False)[-1])
-    until(lambda: (source.poll(0.1), newcomer.poll(0.1), len(other.owned) == 1)[-1])
+    with polled(newcomer):
+        with pytest.raises(Unavailable, match="made to fail"):
+            until(lambda: bool(source.poll(0.1)))
+        until(lambda: source.poll(0.1) == [] and len(other.owned) == 1)
+
+
+def test_workers_that_are_busy_between_polls_settle(wide: Cluster) -> None:
+    settings, owner, other = wide.settings(), Owner(), Owner()
+    source, newcomer = wide.joined(settings, owner), wide.source(settings)
+    newcomer.open(other)
+
+    def polls_and_works() -> bool:
+        source.poll(0.01)
+        time.sleep(0.3)
+        return len(other.owned) == 1
+
+    with polled(newcomer):
+        until(polls_and_works)
 
 
 def test_transaction_markers_leave_no_hole(cluster: Cluster) -> None:
