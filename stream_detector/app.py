@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from stream_detector.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STALLED = 60.0  # seconds without a turn of the loop after which it is no longer alive
+STALLED = 120.0  # seconds without a turn of the loop after which it is not alive; waiting out transactions takes less
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts while a server is away
 
 
@@ -119,9 +120,11 @@ class Service:
         self.stopped_by = number
 
     def _recover(self) -> None:
-        """Join and connect anew; every partition is reconciled again."""
+        """Every partition is reconciled again, with a new producer.
+
+        The source is left alone: polling it joins again by itself and tells what is still ours.
+        """
         self.pipeline.reset()
-        self.pipeline.source.open(self.pipeline)
         self.pipeline.outlet.open()
 
     def _wait(self, seconds: float) -> None:
@@ -221,9 +224,11 @@ def replay(
     service = Service(pipeline, scorer)
     before = {number: signal.signal(number, service.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        service.run()
+        code = service.run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     write_report(out / "report.html", recorder)
+    if code:  # stopped by a signal: the report shows how far it came
+        sys.exit(code)
     return recorder

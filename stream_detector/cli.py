@@ -69,7 +69,7 @@ def _import_keras() -> None:
 
 
 def _fail(error: StreamDetectorError) -> NoReturn:
-    err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+    err.print(f"[red]error:[/] {escape(visible(str(error)))}", highlight=False)
     sys.exit(2 if isinstance(error, UserError) else 1)
 
 
@@ -98,8 +98,8 @@ def train(
 
     options = TrainOptions(
         kind=model,
-        length=window or settings.window.length or TrainOptions().length,
-        stride=stride or settings.window.stride,
+        length=_given(window, settings.window.length, TrainOptions().length),
+        stride=_given(stride, settings.window.stride),
         epochs=epochs,
         units=_numbers("--units", units),
         budget=budget,
@@ -196,6 +196,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the plant, its faults and the training.")] = 0,
 ) -> None:
     """Simulate a small plant with faults, train, stream, and say what was found. No server needed."""
+    _settings(None)  # the environment counts here too, and a mistake in it is told as everywhere
     _import_keras()
     from training.demo import demo
 
@@ -211,7 +212,15 @@ def _settings(config: Path | None) -> Settings:
 def _period(text: str | None) -> int | None:
     from stream_detector.settings import duration
 
-    return duration("--period", text)
+    period = duration("--period", text)
+    if period == 0:
+        raise SettingsError(f"--period {text}: give the time between two rows, more than 0")
+    return period
+
+
+def _given(*numbers: int | None) -> Any:
+    """The first that was given."""
+    return next((number for number in numbers if number is not None), None)
 
 
 def _print_alert(alert: Alert) -> None:

@@ -12,7 +12,7 @@ from stream_detector.alerts import Incident
 from stream_detector.bundle import Bundle
 from stream_detector.configured import model_of, rules_of
 from stream_detector.events import Errors, Events, Float32, Partition, Score
-from stream_detector.settings import Settings
+from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
 from stream_detector.verdicts import judge, score_records
 from stream_detector.windows import Rolling
@@ -30,7 +30,7 @@ class Detector:
 
     def __init__(self, bundle: Bundle, settings: Settings | None = None) -> None:
         self.bundle = bundle
-        self.settings = settings or Settings()
+        self.settings = settings or load_settings()
         self.scorer = KerasScorer(bundle, self.settings.device.max_batch_windows)
         self.rolling = Rolling(rules_of(bundle.manifest, self.settings))
         self.incidents: dict[str, Incident] = {}

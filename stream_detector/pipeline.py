@@ -218,9 +218,12 @@ class Pipeline:
         self._drop(partitions)
 
     def reset(self) -> None:
-        """After an outage or a fencing, before the source is opened again: that tells which partitions are ours now."""
+        """After an outage or a fencing: forget what is in memory and reconcile every partition again.
+
+        Those that are no longer ours the source takes away in its next poll, before anything is asked about them.
+        """
         self.flight = None
-        self.waiting.clear()
+        self.waiting = list(dict.fromkeys([*self.waiting, *self.owned]))
         self.owned.clear()
 
     def close(self) -> None:

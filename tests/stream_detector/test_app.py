@@ -40,22 +40,31 @@ class Clock:
 
 
 class Joined(SimulatedSource):
-    """Like Kafka, assigns in a later poll, and refuses to seek in what is not assigned."""
+    """Like Kafka: assigns in a later poll, refuses to seek in what is not assigned, joins again when thrown out."""
 
     def __init__(self, broker: Broker, during_poll: Hook, patience: int = 3) -> None:
         super().__init__(broker, during_poll, random.Random(1))
         self.patience = patience
-        self.joining, self.opened = 0, 0
+        self.joining, self.opened, self.joined = 0, 0, 0
+        self.owner: Ownership | None = None
         self.closed = False
         self.ownership: Ownership | None = None
 
     def open(self, ownership: Ownership) -> None:
         self.opened += 1
+        self.owner = ownership
+        self._join()
+
+    def _join(self) -> None:
+        self.joined += 1
         self.generation = self.broker.join()
         self.position = None
-        self.ownership, self.joining = ownership, self.patience
+        self.ownership, self.joining = self.owner, self.patience
 
     def poll(self, timeout: float) -> list[Slice]:
+        if self.owner is not None and self.generation != self.broker.generation:
+            self.owner.lost([PARTITION])
+            self._join()
         if self.ownership is not None:
             self.joining -= 1
             if not self.joining:
@@ -228,7 +237,7 @@ def test_fenced_it_joins_again() -> None:
 
     rig.delivering = delivering
     assert rig.service.run() == 0
-    assert (rig.source.opened, rig.outlet.opened) == (3, 3)
+    assert (rig.source.opened, rig.source.joined, rig.outlet.opened) == (1, 3, 3)
     assert rig.published() == undisturbed()
 
 
@@ -237,7 +246,8 @@ def test_partitions_that_it_has_no_more_after_joining_again_are_left_alone() -> 
 
     def polling(number: int) -> None:
         if number == 8:
-            rig.source.patience = 1_000  # others got them
+            rig.source.patience = 1_000  # others get them
+            rig.broker.join()
             raise Fenced("thrown out")
         if number == 30:
             rig.service.stop(signal.SIGTERM)
@@ -246,7 +256,7 @@ def test_partitions_that_it_has_no_more_after_joining_again_are_left_alone() -> 
 
     rig.polling = polling
     assert rig.service.run() == 128 + signal.SIGTERM
-    assert rig.source.opened == 2  # once more, not again and again
+    assert rig.source.joined == 2  # once more, not again and again
 
 
 def test_a_server_that_is_still_away_when_it_joins_again() -> None:

@@ -241,4 +241,7 @@ class KafkaSource:
 
 
 def _joining(consumer: Any) -> bool:
+    """Whether a join is under way. The public state says so a moment too late for polls of a few milliseconds."""
+    if getattr(consumer._coordinator, "rejoining", False):
+        return True
     return bool(consumer.group_metadata().state == MemberState.REBALANCING)
