@@ -22,7 +22,7 @@ from stream_detector.adapters.redis import RedisStore
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder
 from stream_detector.configured import model_of, rules_of
-from stream_detector.errors import Fenced, Unavailable
+from stream_detector.errors import DataError, Fenced, Unavailable
 from stream_detector.events import Alert, Float32, Slice
 from stream_detector.pipeline import Pipeline
 from stream_detector.ports import Delivery
@@ -208,8 +208,11 @@ def replay(
         paths, decoder, names=names, period=period, batch=settings.poll.max_records, speed=speed, recorder=recorder
     )
     scorer = KerasScorer(bundle, settings.device.max_batch_windows)
-    for name in (POSITION, *OUTPUTS):
-        (out / name).unlink(missing_ok=True)
+    try:
+        for name in (POSITION, *OUTPUTS):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: {error.strerror or error}; give a folder to write to") from error
     outlet = FileOutlet(out)
     pipeline = Pipeline(
         source,

@@ -154,6 +154,8 @@ def replay(
 ) -> None:
     """The same pipeline over files, without a server; writes JSON Lines and report.html."""
     settings = _settings(config)
+    if speed is not None and not 0 < speed < float("inf"):
+        raise SettingsError(f"--speed {speed}: give a number above 0, or leave it out for as fast as can be")
     _import_keras()
     from stream_detector.app import replay
     from stream_detector.configured import open_bundle

@@ -35,7 +35,7 @@ class Flight:
     """The batch that the device works on."""
 
     works: list[Work]
-    errors: Future[tuple[Errors, float]]
+    errors: Future[tuple[Errors, float, float]]  # when the device began and ended
     launched: float
 
 
@@ -131,24 +131,24 @@ class Pipeline:
         values = np.concatenate([work.windows.values for work in works])
         return Flight(works, self.device.submit(self._score, sensors, values), self.clock())
 
-    def _score(self, sensors: Sequence[str], values: Float32) -> tuple[Errors, float]:
-        started = self.clock()
-        return self.scorer.score(sensors, values), started
+    def _score(self, sensors: Sequence[str], values: Float32) -> tuple[Errors, float, float]:
+        began = self.clock()
+        return self.scorer.score(sensors, values), began, self.clock()
 
     def _finish(self) -> None:
         """Judge, publish and settle the batch in flight."""
         flight, self.flight = self.flight, None
         if flight is None:
             return
-        errors, started = flight.errors.result()
-        self.observer.took("queue", started - flight.launched)
-        self.observer.took("compute", self.clock() - started)
-        delivery, changed, ended = self._judge(flight.works, errors)
+        errors, began, ended = flight.errors.result()
+        self.observer.took("queue", began - flight.launched)
+        self.observer.took("compute", ended - began)
+        delivery, changed, events_ended = self._judge(flight.works, errors)
         started = self.clock()
         if delivery.positions:
             self.outlet.deliver(delivery)
             self.observer.took("deliver", self.clock() - started)
-            self.observer.delivered(delivery, (self.now_ms() - ended).astype(np.float32))
+            self.observer.delivered(delivery, (self.now_ms() - events_ended).astype(np.float32))
         started = self.clock()
         for work in flight.works:
             if self.owned.get(work.partition) is work.owned:
