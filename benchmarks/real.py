@@ -31,7 +31,6 @@ from stream_detector.events import Bool
 from tests.servers import KafkaBroker, RedisServer
 
 WINDOW = 10  # rows; of the LSTM autoencoder that is published with the set, and what we compare with
-EPOCHS = 100  # at most: training stops when the validation windows say so, which 30, the default, leave no time for
 GROUP = "skab"
 TOPICS = {name: f"skab-{name}" for name in ("events", "scores", "alerts", "dead_letters")}
 PARTITIONS = 4
@@ -96,8 +95,7 @@ def measure(work: Path, runs: list[Run], clean: list[Run]) -> tuple[list[Stream]
     """What came of each run, the alert records, the number of dead letters, and the service's exit code."""
     bundle = work / "bundle"
     files = write_training_files(work, runs, clean)
-    size = ("--window", str(WINDOW), "--stride", "1", "--epochs", str(EPOCHS))
-    run_command("train", *files, "--out", str(bundle), *size)
+    run_command("train", *files, "--out", str(bundle), "--window", str(WINDOW), "--stride", "1")
     with KafkaBroker() as broker, RedisServer() as redis:
         broker.create_topics(dict.fromkeys(TOPICS.values(), PARTITIONS))
         streams = produce(broker.bootstrap, runs)

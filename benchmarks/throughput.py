@@ -70,6 +70,7 @@ class Served:
     events: int
     windows: int
     deliveries: int
+    start: float  # seconds from the command to readiness: imports, compilation, joining the group
     seconds: float
     cpu: float
     peak_rss: int  # bytes
@@ -198,6 +199,7 @@ def serve(folder: Path, broker: KafkaBroker, server: RedisServer, stride: int, b
         Service(folder, settings, ("benchmarks.counted", str(requests))) as service,
     ):
         client.config_resetstat()
+        called = time.perf_counter()
         service.wait_ready()
         begun, before, already = time.perf_counter(), service.usage(), stages_of(service)
         service.wait_committed(broker.bootstrap, group, events, SERVICE_SECONDS)
@@ -217,6 +219,7 @@ def serve(folder: Path, broker: KafkaBroker, server: RedisServer, stride: int, b
         events,
         windows,
         int(metrics[f"{prefix}stage_duration_seconds_count", "deliver"]),
+        begun - called,
         seconds,
         after.cpu - before.cpu,
         after.peak_rss,
@@ -289,12 +292,12 @@ def report(bare: list[Polled], decoded: list[Polled], served: list[Served], scor
     stages = Table(title="The service's stages, seconds by its own metrics (compute runs beside the others)")
     stages.add_column("")
     names = list(dict.fromkeys(name for one in served for name in one.stages))
-    for name in (*names, "all but compute and queue", "wall"):
+    for name in (*names, "all but compute and queue", "wall", "start-up"):
         stages.add_column(name, justify="right")
     for one in served:
         alone = sum(seconds for name, seconds in one.stages.items() if name not in ("compute", "queue"))
         row = [f"{one.stages.get(name, 0.0):.2f}" for name in names]
-        stages.add_row(f"stride {one.stride}", *row, f"{alone:.2f}", f"{one.seconds:.2f}")
+        stages.add_row(f"stride {one.stride}", *row, f"{alone:.2f}", f"{one.seconds:.2f}", f"{one.start:.1f}")
     console.print(stages)
 
     asked = Table(title="What the service asks of Kafka and Redis: nothing is per event")

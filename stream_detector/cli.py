@@ -98,8 +98,8 @@ def train(
 
     options = TrainOptions(
         kind=model,
-        length=_given(window, settings.window.length, TrainOptions().length),
-        stride=_given(stride, settings.window.stride),
+        length=window if window is not None else settings.window.length or TrainOptions().length,
+        stride=stride if stride is not None else settings.window.stride,
         epochs=epochs,
         units=_numbers("--units", units),
         budget=budget,
@@ -218,11 +218,6 @@ def _period(text: str | None) -> int | None:
     if period == 0:
         raise SettingsError(f"--period {text}: give the time between two rows, more than 0")
     return period
-
-
-def _given(*numbers: int | None) -> Any:
-    """The first that was given."""
-    return next((number for number in numbers if number is not None), None)
 
 
 def _print_alert(alert: Alert) -> None:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias,
 
 import msgspec
 
+from stream_detector.cells import MISSING, Row, decode_cells, places
 from stream_detector.codec import Decoded, Decoder, Raw
 from stream_detector.errors import DataError
 from stream_detector.settings import Columns
-from stream_detector.cells import MISSING, Row, decode_cells, places
 from stream_detector.timestamps import parse
 
 if TYPE_CHECKING:

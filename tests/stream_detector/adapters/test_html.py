@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stream_detector.adapters import html
+from stream_detector.adapters import recorder as recording
 from stream_detector.adapters.html import write_report
 from stream_detector.adapters.recorder import Recorder, Trace
 from stream_detector.codec import rfc3339
@@ -203,7 +204,7 @@ def test_traces_are_bounded_and_keep_extremes(step: int) -> None:
 
     moments, low, high = trace.lines()
 
-    assert len(moments) == len(low) == len(high) <= 2 * html.BUCKETS + 1
+    assert len(moments) == len(low) == len(high) <= 2 * recording.BUCKETS + 1
     assert (np.diff(moments) > 0).all()
     np.testing.assert_array_equal(np.nanmax(high, axis=0), np.nanmax(values[:end], axis=0))
     np.testing.assert_array_equal(np.nanmin(low, axis=0), np.nanmin(values[:end], axis=0))
@@ -212,14 +213,16 @@ def test_traces_are_bounded_and_keep_extremes(step: int) -> None:
 
 
 def test_sensors_beyond_the_cap_are_counted_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(html, "SENSORS", 3)
+    for module in (html, recording):
+        monkeypatch.setattr(module, "SENSORS", 3)
     recorder = recorded(*"abcde")
     assert (set(recorder.values), recorder.counts["events"]) == ({"a", "b", "c"}, 50)
     assert "2 of more than 3 sensors" in write(tmp_path, recorder, pictures=2).text
 
 
 def test_the_table_of_alerts_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(html, "ALERTS", 3)
+    for module in (html, recording):
+        monkeypatch.setattr(module, "ALERTS", 3)
     recorder = recorded("a")
     recorder.delivered(Delivery([], [alert("a", number) for number in range(40)], [], {}))
     page = write(tmp_path, recorder)

@@ -1,0 +1,176 @@
+"""The detector embedded in a program: the same scores as the command, and plain errors for bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from stream_detector import Detector, load_bundle
+from stream_detector.codec import encode_score
+from stream_detector.errors import SettingsError
+from stream_detector.settings import Settings, Window
+from tests.service import command
+from training.plant import FEATURES, Plant
+
+W, ROWS = 16, 240
+VALUES = dict.fromkeys(FEATURES, 1.0)
+
+
+@pytest.fixture
+def detector(bundle: Path) -> Detector:
+    return Detector(load_bundle(bundle))
+
+
+def read(plant: Plant) -> list[tuple[str, str, dict[str, float | None]]]:
+    with plant.stream.open() as file:
+        rows = list(csv.DictReader(file))[-ROWS:]  # with the fault
+    return [
+        (row["sensor_id"], row["timestamp"], {name: float(row[name]) if row[name] else None for name in FEATURES})
+        for row in rows
+    ]
+
+
+def comparable(score: dict[str, Any]) -> dict[str, Any]:
+    """Without what depends on where the event came from."""
+    return {key: value for key, value in score.items() if key not in ("id", "source")}
+
+
+def test_it_gives_the_scores_that_replay_gives(plant: Plant, bundle: Path, detector: Detector, tmp_path: Path) -> None:
+    events = read(plant)
+    found = [score for event in events for score in detector.update(*event)]
+    data = tmp_path / "events.jsonl"
+    lines = [{"sensor_id": sensor, "timestamp": time, "values": values} for sensor, time, values in events]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = command("replay", data, "--bundle", bundle, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    replayed = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    assert len(found) == len(replayed) == ROWS - len({event[0] for event in events}) * (W - 1)
+    for mine, theirs in zip([json.loads(encode_score(score)) for score in found], replayed, strict=True):
+        close, exact = {}, {}
+        for record, side in ((mine, 0), (theirs, 1)):
+            plain = comparable(record)
+            contributions = plain.pop("contributions")
+            close[side] = [plain.pop("score"), plain.pop("error"), *contributions.values()]
+            exact[side] = plain
+        assert close[0] == pytest.approx(close[1], rel=1e-4, abs=1e-6)
+        assert exact[0] == exact[1]
+
+
+def test_an_event_completes_one_window_or_none(detector: Detector) -> None:
+    for minute in range(W - 1):
+        assert detector.update("pump-1", minute * 60_000, VALUES) == []
+    (score,) = detector.update("pump-1", (W - 1) * 60_000, VALUES)
+    assert (score.window_start, score.window_end) == ("1970-01-01T00:00:00.000Z", "1970-01-01T00:15:00.000Z")
+    assert (score.source.first_offset, score.source.last_offset) == (0, W - 1)
+    assert detector.update("pump-1", (W - 1) * 60_000, VALUES) == []  # again: ignored
+    assert detector.update("pump-1", 0, VALUES) == []  # late
+    assert len(detector.update("pump-1", W * 60_000, VALUES)) == 1
+    assert detector.update("pump-2", W * 60_000, VALUES) == []  # sensors have windows of their own
+
+
+def test_timestamps_may_be_text_numbers_or_datetimes(detector: Detector) -> None:
+    noon = datetime(2026, 11, 20, 12, 0, 0, 123_000, tzinfo=UTC)
+    same: list[Any] = [
+        "2026-11-20T12:00:00.123Z",
+        "2026-11-20 12:00:00.123",
+        1_795_176_000_123,
+        noon,
+        noon.replace(tzinfo=None),
+        noon.astimezone(timezone(timedelta(hours=2))),
+    ]
+    ends = set()
+    for number, timestamp in enumerate(same):
+        for step in range(1 - W, 0):
+            detector.update(f"s{number}", 1_795_176_000_123 + step * 1_000, VALUES)
+        (score,) = detector.update(f"s{number}", timestamp, VALUES)
+        ends.add(score.window_end)
+    assert ends == {"2026-11-20T12:00:00.123Z"}
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "values", "told"),
+    [
+        (0, {"colour": 1.0}, "unknown features colour; the bundle has speed"),
+        (0, {}, "no feature has a value"),
+        (0, dict.fromkeys(FEATURES), "no feature has a value"),
+        (0, {"speed": float("nan")}, "not finite"),
+        (0, {"speed": float("inf")}, "not finite"),
+        (0, {"speed": 1e300}, "not finite"),
+        ("yesterday", VALUES, "not RFC 3339"),
+        ("2026-02-31T00:00:00Z", VALUES, "does not exist|exists"),
+        (10**18, VALUES, "years 1 to 9999"),
+        (0, {"speed": "fast"}, "fast|number"),
+    ],
+)
+def test_what_cannot_be_an_event_is_a_value_error_and_changes_nothing(
+    detector: Detector, timestamp: Any, values: dict[str, Any], told: str
+) -> None:
+    for minute in range(1, W):
+        detector.update("pump-1", minute * 60_000, VALUES)
+    with pytest.raises(ValueError, match=told):
+        detector.update("pump-1", timestamp, values)
+    (score,) = detector.update("pump-1", W * 60_000, VALUES)
+    assert (score.source.first_offset, score.source.last_offset) == (0, W - 1)
+
+
+def test_a_missing_value_is_imputed_and_said(detector: Detector) -> None:
+    for minute in range(W - 1):
+        detector.update("pump-1", minute * 60_000, VALUES)
+    (score,) = detector.update("pump-1", W * 60_000, {**VALUES, "flow": None})
+    assert score.imputed == ["flow"]
+    assert score.confidence == pytest.approx(1 - 1 / (W * len(FEATURES)), rel=1e-6)
+
+
+def test_whole_windows_are_scored_at_once(detector: Detector) -> None:
+    rng = np.random.default_rng(0)
+    windows = rng.normal(size=(5, W, len(FEATURES))).astype(np.float32)
+    errors = detector.score(windows)
+    assert errors.score.shape == errors.error.shape == errors.threshold.shape == errors.worst_step.shape == (5,)
+    assert errors.contributions.shape == (5, len(FEATURES))
+    assert errors.contributions.sum(axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    assert errors.score == pytest.approx(errors.error / errors.threshold, rel=1e-5)
+    assert detector.score(windows[2:3]).score == pytest.approx(errors.score[2:3], rel=1e-4)
+    assert len(detector.score(windows[:0]).score) == 0
+
+
+@pytest.mark.parametrize("shape", [(W, 7), (1, W - 1, 7), (1, W, 6), (7,), (1, 1, W, 7)])
+def test_windows_of_another_shape_are_a_value_error(detector: Detector, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"give windows of shape \(n, 16, 7\)"):
+        detector.score(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_windows_with_holes_are_a_value_error(detector: Detector, value: float) -> None:
+    windows = np.zeros((2, W, 7), np.float32)
+    windows[1, 3, 2] = value
+    with pytest.raises(ValueError, match="not finite"):
+        detector.score(windows)
+
+
+def test_settings_apply(bundle: Path) -> None:
+    detector = Detector(load_bundle(bundle), Settings(window=Window(max_gap=60_000)))
+    times = [*range(W - 1), *range(100, 100 + W)]  # a gap before the first window is full
+    found = [len(detector.update("pump-1", time * 60_000, VALUES)) for time in times]
+    assert found == [0] * (2 * W - 2) + [1]
+
+
+def test_settings_of_the_environment_that_are_wrong_are_told_as_ever(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAM_DETECTOR__WINDOW__LENGHT", "3")
+    with pytest.raises(SettingsError, match=r"window\.lenght"):
+        Detector(load_bundle(bundle))
+
+
+def test_scores_are_the_records_of_the_topic(detector: Detector) -> None:
+    for minute in range(W - 1):
+        detector.update("pump-1", minute * 60_000, VALUES)
+    (score,) = detector.update("pump-1", W * 60_000, VALUES)
+    assert msgspec.json.decode(encode_score(score))["model"]["name"] == "pumps"

@@ -1,0 +1,242 @@
+"""What is published of a window: records with exactly the promised fields, and which of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_detector.adapters.memory import MemoryStore, Silent
+from stream_detector.alerts import Incident
+from stream_detector.codec import encode_alert, encode_score, identify
+from stream_detector.events import Alert, Errors, Float32, Model, Partition, Score, Windows
+from stream_detector.pipeline import Pipeline
+from stream_detector.settings import Alerts, Publish
+from stream_detector.verdicts import alert_records, judge, score_records, short
+from tests.simulated import RULES, SETTINGS, Broker, Record, SimulatedOutlet, SimulatedSource, SumScorer
+
+# interface.md, "Output"
+SCORE = [
+    "id", "sensor_id", "window_start", "window_end", "events", "score", "threshold", "error", "state",
+    "contributions", "worst_step", "confidence", "imputed", "model", "source",
+]  # fmt: skip
+ALERT = [
+    "id", "revision", "status", "kind", "sensor_id", "severity", "started_at", "ended_at", "score", "peak_score",
+    "threshold", "contributions", "observed", "expected", "summary", "model", "source",
+]  # fmt: skip
+SOURCE = ["topic", "partition", "first_offset", "last_offset"]
+PARTITION = Partition("sensor-events", 3)
+FEATURES = ("pressure", "current")
+MODEL = Model("pumps", "7")
+POLICY = Alerts(min_windows=2, resolve_windows=1)
+START = 1_795_168_800_123  # 2026-11-20T10:00:00.123Z
+
+
+def windows(count: int, sensor: str = "pump-7") -> Windows:
+    """One after the other, of three steps; the values tell window, step and feature."""
+    values = np.arange(count * 3 * 2, dtype=np.float32).reshape(count, 3, 2)
+    first = np.arange(count, dtype=np.int64)
+    imputed = np.zeros((count, 2), bool)
+    imputed[0, 1] = True
+    return Windows(
+        [sensor] * count,
+        values,
+        START + 1_000 * np.stack([first, first + 2], axis=1),
+        10 + np.stack([first, first + 2], axis=1),
+        imputed,
+        np.where(imputed.any(axis=1), np.float32(2 / 3), np.float32(1)).astype(np.float32),
+    )
+
+
+def errors(scores: list[float], worst: int = 1) -> Errors:
+    score = np.array(scores, np.float32)
+    threshold = np.full(len(scores), 0.031, np.float32)
+    shares = np.tile(np.array([0.81, 0.19], np.float32), (len(scores), 1))
+    return Errors(score, score * threshold, threshold, shares, np.full(len(scores), worst, np.int32))
+
+
+def expect(values: Float32) -> Float32:
+    return values + np.float32(100)
+
+
+def records(scores: list[float], worst: int = 1) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The JSON of all scores and alerts of one sensor's windows."""
+    some, told = windows(len(scores)), errors(scores, worst)
+    judged = judge(PARTITION, some, told, {}, POLICY)
+    chosen = np.arange(len(scores))
+    published = score_records(PARTITION, some, told, judged.states, chosen, FEATURES, MODEL)
+    alerts = alert_records(PARTITION, some, told, judged.changes, expect, FEATURES, MODEL)
+    return [json.loads(encode_score(one)) for one in published], [json.loads(encode_alert(one)) for one in alerts]
+
+
+def test_a_score_has_the_fields_of_the_interface_in_their_order() -> None:
+    (first, second), _ = records([1.42, 0.5])
+    assert list(first) == SCORE
+    assert first == {
+        "id": identify("pump-7", "sensor-events", 3, 12),
+        "sensor_id": "pump-7",
+        "window_start": "2026-11-20T10:00:00.123Z",
+        "window_end": "2026-11-20T10:00:02.123Z",
+        "events": 3,
+        "score": 1.42,
+        "threshold": 0.031,
+        "error": 0.04402,
+        "state": "pending",
+        "contributions": {"pressure": 0.81, "current": 0.19},
+        "worst_step": 1,
+        "confidence": 0.6666667,
+        "imputed": ["current"],
+        "model": {"name": "pumps", "version": "7"},
+        "source": {"topic": "sensor-events", "partition": 3, "first_offset": 10, "last_offset": 12},
+    }
+    assert (second["state"], second["imputed"], second["confidence"]) == ("normal", [], 1.0)
+
+
+def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
+    _, (fired, resolved) = records([1.42, 1.5, 0.1])
+    assert list(fired) == list(resolved) == ALERT
+    assert list(fired["source"]) == SOURCE
+    assert fired == {
+        "id": identify("pump-7", "sensor-events", 3, 12),
+        "revision": 1,
+        "status": "firing",
+        "kind": "anomaly",
+        "sensor_id": "pump-7",
+        "severity": "minor",
+        "started_at": "2026-11-20T10:00:02.123Z",
+        "ended_at": None,
+        "score": 1.5,
+        "peak_score": 1.5,
+        "threshold": 0.031,
+        "contributions": {"pressure": 0.81, "current": 0.19},
+        "observed": {"pressure": 8.0, "current": 9.0},  # of the second window, at its worst step
+        "expected": {"pressure": 108.0, "current": 109.0},
+        "summary": "pump-7: pressure 8 where 108 was expected",
+        "model": {"name": "pumps", "version": "7"},
+        "source": {"topic": "sensor-events", "partition": 3, "first_offset": 11, "last_offset": 13},
+    }
+    assert (resolved["status"], resolved["revision"], resolved["ended_at"]) == (
+        "resolved", 2, "2026-11-20T10:00:04.123Z",
+    )  # fmt: skip
+    assert (resolved["id"], resolved["started_at"]) == (fired["id"], fired["started_at"])
+    assert (resolved["peak_score"], resolved["summary"]) == (1.5, "pump-7: back to normal")
+
+
+@pytest.mark.parametrize("worst", [0, 1, 2])
+def test_observed_and_expected_are_those_of_the_worst_step(worst: int) -> None:
+    _, (fired,) = records([1.5, 1.5], worst)
+    assert fired["observed"] == {"pressure": 6.0 + 2 * worst, "current": 7.0 + 2 * worst}
+    assert fired["expected"] == {name: value + 100 for name, value in fired["observed"].items()}
+
+
+def test_states_follow_the_alert() -> None:
+    scores, alerts = records([0.5, 1.5, 1.5, 0.9, 0.1, 1.5])
+    assert [score["state"] for score in scores] == ["normal", "pending", "firing", "firing", "normal", "pending"]
+    assert [alert["status"] for alert in alerts] == ["firing", "resolved"]
+
+
+def test_the_model_is_asked_only_about_windows_that_alert() -> None:
+    asked = []
+
+    def note(values: Float32) -> Float32:
+        asked.append(len(values))
+        return values
+
+    some, told = windows(5), errors([0.5, 1.5, 1.5, 1.5, 0.1])
+    judged = judge(PARTITION, some, told, {}, POLICY)
+    alert_records(PARTITION, some, told, judged.changes, note, FEATURES, MODEL)
+    assert asked == [2]
+    assert alert_records(PARTITION, some, told, [], note, FEATURES, MODEL) == []
+    assert asked == [2]
+
+
+def test_only_chosen_windows_get_a_record() -> None:
+    some, told = windows(4), errors([0.1] * 4)
+    chosen = np.array([1, 3])
+    found = score_records(PARTITION, some, told, ["normal"] * 4, chosen, FEATURES, MODEL)
+    assert [score.source.last_offset for score in found] == [13, 15]
+    assert score_records(PARTITION, some, told, ["normal"] * 4, chosen[:0], FEATURES, MODEL) == []
+
+
+@given(st.lists(st.sampled_from([0.1, 0.9, 1.0, 3.0, 9.0]), max_size=20), st.integers(0, 20))
+def test_batches_do_not_matter(scores: list[float], cut: int) -> None:
+    """Judging in two batches, going on from the state between them, gives the records of one."""
+    some, told = windows(len(scores)), errors(scores)
+    whole: dict[str, Incident] = {}
+    states = judge(PARTITION, some, told, whole, POLICY).states
+    split: dict[str, Incident] = {}
+    found = []
+    for start, stop in ((0, min(cut, len(scores))), (min(cut, len(scores)), len(scores))):
+        part = slice(start, stop)
+        piece = Windows(
+            some.sensors[part], some.values[part], some.timestamps[part], some.offsets[part],
+            some.imputed[part], some.confidence[part],
+        )  # fmt: skip
+        judged = judge(PARTITION, piece, told.cut(start, stop), split, POLICY)
+        assert all(split.get(name) == state for name, state in judged.touched.items())
+        found += judged.states
+    assert found == states
+    assert split == whole
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
+def test_short_numbers_are_the_same_to_seven_digits_and_never_longer(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    for value, told in zip(array, short(array), strict=True):
+        assert isinstance(told, float)
+        assert told == pytest.approx(float(value), rel=5.1e-7, abs=0)
+        if abs(value) > 1e-30:
+            mantissa = repr(told).lower().partition("e")[0].replace("-", "").replace(".", "").strip("0")
+            assert len(mantissa) <= 7
+
+
+@given(st.decimals(-9999, 9999, places=3))
+def test_what_has_few_digits_is_written_with_these_and_read_as_the_same_float32(number: Any) -> None:
+    value = np.float32(number)
+    told = short(value)
+    assert np.float32(told) == value
+    assert told == float(number)
+
+
+def test_short_keeps_shapes_and_zeros() -> None:
+    assert short(np.array([[0.1, 0.0], [1e-42, -2.5]], np.float32)) == [[0.1, 0.0], [pytest.approx(1e-42), -2.5]]
+    assert short(np.float32(3e38)) == 3e38
+    assert short(np.zeros((0, 2), np.float32)) == []
+
+
+# -- which scores are published --------------------------------------------------------------------------------------
+
+LOG: list[Record] = [("a", at, 9.0 if 10 <= at < 20 else 1.0) for at in range(40)]
+
+
+def published(kind: Any) -> list[Any]:
+    broker = Broker(LOG)
+    source = SimulatedSource(broker, lambda: None, random.Random(0))
+    outlet = SimulatedOutlet(broker, source, lambda: None)
+    settings = SETTINGS.model_copy(update={"publish": Publish(scores=kind)})
+    pipeline = Pipeline(
+        source, MemoryStore(), SumScorer(), outlet, Silent(), RULES, MODEL, settings, now_ms=lambda: 0.0
+    )
+    source.open(pipeline)
+    while not (source.finished and pipeline.flight is None and not pipeline.waiting):
+        pipeline.turn()
+    pipeline.close()
+    assert broker.committed == len(LOG)
+    return broker.published
+
+
+def test_scores_can_be_published_all_or_the_anomalous_or_none_and_alerts_always() -> None:
+    found = {kind: published(kind) for kind in ("all", "anomalous", "none")}
+    scores = {kind: [one for one in some if isinstance(one, Score)] for kind, some in found.items()}
+    alerts = {kind: [one for one in some if isinstance(one, Alert)] for kind, some in found.items()}
+    assert len(scores["all"]) == 19  # 40 events, windows of 3, stride 2
+    assert scores["anomalous"] == [score for score in scores["all"] if score.score >= 1]
+    assert 0 < len(scores["anomalous"]) < len(scores["all"])
+    assert scores["none"] == []
+    assert [alert.status for alert in alerts["all"]] == ["firing", "resolved"]
+    assert alerts["all"] == alerts["anomalous"] == alerts["none"]
