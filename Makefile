@@ -8,6 +8,7 @@ KAFKA := .servers/kafka
 
 # For `make lock LOCK_FLAGS=--upgrade` or `LOCK_FLAGS='--upgrade-package redis'`; without it, pins stay where they are.
 LOCK_FLAGS ?=
+ARGS ?=
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
 INSTALL = $(BIN)/uv pip install -q --python $(VENV)
 
@@ -43,12 +44,12 @@ lint: setup-dev
 
 servers: $(KAFKA)/.stamp  ## the Kafka broker that tests and benchmarks start
 
-real: setup-dev  ## detection quality on real data sets: make real DATA=folder
+real: setup-dev servers  ## detection quality on real data sets: make real DATA=folder
 	@test -n "$(DATA)" || { echo 'say where the data sets are: make real DATA=folder' >&2; exit 2; }
 	$(BIN)/python -m benchmarks.real --data "$(DATA)"
 
-throughput: setup-dev servers  ## events per second, next to named peers
-	$(BIN)/python -m benchmarks.throughput
+throughput: setup-dev servers  ## events per second, next to named peers (ARGS=--quick for a short run)
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 format: setup-dev  ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix

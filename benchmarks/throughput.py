@@ -269,8 +269,8 @@ def score(bundle: Path) -> dict[str, list[float]]:
 
 def report(bare: list[Polled], decoded: list[Polled], served: list[Served], scoring: dict[str, list[float]]) -> None:
     """Print it."""
-    base = statistics.median(one.events / one.seconds for one in bare)
-    cpu = statistics.median(one.cpu / one.events * 1e6 for one in bare)
+    floor = middle(bare)
+    base, cpu = floor.events / floor.seconds, floor.cpu / floor.events * 1e6
     table = Table(title=f"{served[0].events:,} events of {len(FEATURES)} features, {PARTITIONS} partitions, W {LENGTH}")
     table.add_column("one process")
     for name in ("seconds", "events/s", "of the bare loop", "CPU s per million", "of the bare loop", "peak RSS"):
@@ -282,8 +282,8 @@ def report(bare: list[Polled], decoded: list[Polled], served: list[Served], scor
         table.add_row(name, f"{seconds:.1f}", f"{rate:,.0f}", share, f"{each:.1f}", cost, rss)
 
     for name, some in (("kafka-python poll, bare", bare), ("… with the service's decoder", decoded)):
-        middle = sorted(some, key=lambda one: one.seconds)[len(some) // 2]
-        line(f"{name} (median of {len(some)})", middle.events, middle.seconds, middle.cpu)
+        typical = middle(some)
+        line(f"{name} (median of {len(some)})", typical.events, typical.seconds, typical.cpu)
     for one in served:
         name = f"the service, stride {one.stride}: {one.windows:,} windows"
         line(name, one.events, one.seconds, one.cpu, f"{one.peak_rss / 2**20:,.0f} MiB")
@@ -327,6 +327,11 @@ def report(bare: list[Polled], decoded: list[Polled], served: list[Served], scor
         rate = statistics.median(rates)
         ways.add_row(name, f"{rate:,.0f}", "" if rate == first else f"{first / rate:,.1f} × as fast")
     console.print(ways)
+
+
+def middle(some: list[Polled]) -> Polled:
+    """The pass of median duration."""
+    return sorted(some, key=lambda one: one.seconds)[len(some) // 2]
 
 
 def _inside(one: Served) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -63,6 +64,9 @@ class Service:
         """Compile the model, then join: what is assigned is scored at once."""
         self.scorer.load()
         self.scorer.warm()
+        # Half a million objects of TensorFlow's stay for good: without this, each full collection looks at them all.
+        gc.collect()
+        gc.freeze()
         self.pipeline.source.open(self.pipeline)
         self.pipeline.outlet.open()
         self.trouble, self.last_turn = None, self.now()
@@ -164,7 +168,8 @@ def run_service(settings: Settings, bundle: Bundle) -> int:
     """`stream-detector run` in one process."""
     model = model_of(bundle.manifest)
     observer = PrometheusObserver(model, time.time)
-    source = KafkaSource(settings, Decoder(bundle.manifest.features, settings.columns, settings.events))
+    decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
+    source = KafkaSource(settings, decoder, took=observer.took)
     scorer = KerasScorer(bundle, settings.device.max_batch_windows)
     pipeline = Pipeline(
         source,

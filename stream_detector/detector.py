@@ -46,8 +46,8 @@ class Detector:
         late and repeated events are ignored as in the service.
         """
         row = self._row(values)
-        offset, self.position = self.position, self.position + 1
         time = _epoch_ms(timestamp)
+        offset, self.position = self.position, self.position + 1
         windows, _ = self.rolling.push(Events([sensor_id], np.array([time]), row, np.array([offset]), np.array([-1])))
         if not len(windows):
             return []
@@ -79,7 +79,8 @@ class Detector:
         if unknown:
             raise ValueError(f"unknown features {', '.join(unknown)}; the bundle has {', '.join(features)}")
         given = [values.get(name) for name in features]
-        row = np.array([[np.nan if value is None else value for value in given]], np.float32)  # (1, F)
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+            row = np.array([[np.nan if value is None else value for value in given]], np.float32)  # (1, F)
         if np.isinf(row).any() or any(value is not None and np.isnan(value) for value in given):
             raise ValueError("a value is not finite; leave it out (or give None) if it is missing")
         if np.isnan(row).all():

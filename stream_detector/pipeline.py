@@ -129,7 +129,8 @@ class Pipeline:
             return None
         sensors = [sensor for work in works for sensor in work.windows.sensors]
         values = np.concatenate([work.windows.values for work in works])
-        return Flight(works, self.device.submit(self._score, sensors, values), self.clock())
+        launched = self.clock()
+        return Flight(works, self.device.submit(self._score, sensors, values), launched)
 
     def _score(self, sensors: Sequence[str], values: Float32) -> tuple[Errors, float, float]:
         began = self.clock()

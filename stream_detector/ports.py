@@ -178,7 +178,7 @@ class Observer(Protocol):
     """Listens to facts; must not fail and must not block. Counted once a batch, never once an event."""
 
     def took(self, stage: str, seconds: float) -> None:
-        """A stage (poll, append, queue, compute, deliver, settle) took this long."""
+        """A stage (poll, decode within it, append, queue, compute, deliver, settle) took this long."""
 
     def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:
         """A batch was read: events accepted, rejects by reason, and rule counts (late, duplicate, restarted, …)."""

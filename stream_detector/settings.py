@@ -234,7 +234,7 @@ class Device(Section):
 
 
 class Poll(Section):
-    max_records: int = Field(10_000, ge=1)
+    max_records: int = Field(20_000, ge=1)  # in a batch, hence in a transaction
     timeout: Duration = 500
 
 

@@ -14,7 +14,7 @@ from stream_detector.codec import identify, rfc3339, rfc3339_all
 from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Score, State, Windows
 from stream_detector.settings import Alerts
 
-DIGITS = 7  # what a float32 holds
+DIGITS = (6, 7, 8, 9)  # six are always held by a float32, nine always tell it from its neighbours
 
 
 class Judged(NamedTuple):
@@ -165,11 +165,18 @@ def _alert(
 
 
 def short(values: Float32 | np.float32) -> Any:
-    """The float32 values as Python floats with no more digits than they have, nested lists as the array is."""
-    wide = np.asarray(values, np.float64)
-    with np.errstate(divide="ignore"):
-        place = DIGITS - 1 - np.floor(np.log10(np.abs(wide)))
-    # Powers beyond 300 would overflow; such tiny values are written as they are.
-    scale = 10.0 ** np.where(np.isfinite(place) & (np.abs(place) < 300), place, 0)
-    exact = np.where(scale == 1.0, wide, np.round(wide * scale) / scale)
-    return np.where(np.isfinite(place), exact, wide).tolist()
+    """The float32 values as Python floats with as few digits as tell them apart, nested lists as the array is."""
+    narrow = np.asarray(values, np.float32)
+    wide = narrow.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        magnitude = np.floor(np.log10(np.abs(wide)))
+    found, open_ = wide.copy(), np.isfinite(magnitude)
+    for digits in DIGITS:
+        if not open_.any():
+            break
+        place = digits - 1 - magnitude[open_]
+        # Powers of ten are exact up to 22: one operation with them gives the double that is written with few digits.
+        up, down = 10.0 ** np.clip(place, 0, 22), 10.0 ** np.clip(-place, 0, 22)
+        found[open_] = np.round(wide[open_] * up / down) / up * down
+        open_ &= found.astype(np.float32) != narrow
+    return np.where(open_, wide, found).tolist()

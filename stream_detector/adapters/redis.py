@@ -231,9 +231,6 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 
 def _client(settings: RedisSettings) -> redis.Redis:
-    options: dict[str, Any] = {}
-    if settings.password is not None:
-        options["password"] = settings.password.get_secret_value()
     try:
         client = redis.Redis.from_url(
             settings.url.get_secret_value(),
@@ -241,9 +238,10 @@ def _client(settings: RedisSettings) -> redis.Redis:
             socket_connect_timeout=settings.timeout / 1_000,
             # A repeated compare-and-set that did succeed the first time is refused, which means "load again": safe.
             retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
-            **options,
         )
         pool = client.connection_pool
+        if settings.password is not None:  # wins over one in the URL
+            pool.connection_kwargs["password"] = settings.password.get_secret_value()
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but looks at what the URL asks for
     except (TypeError, ValueError, RedisError):  # whose messages may hold a piece of the password
         raise SettingsError(f"redis.url: not understood; write {FORM}, special characters percent-encoded") from None

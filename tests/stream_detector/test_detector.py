@@ -13,19 +13,28 @@ import numpy as np
 import pytest
 
 from stream_detector import Detector, load_bundle
+from stream_detector.adapters.keras import KerasScorer
 from stream_detector.codec import encode_score
 from stream_detector.errors import SettingsError
 from stream_detector.settings import Settings, Window
-from tests.service import command
+from tests.stream_detector.test_cli import invoke
 from training.plant import FEATURES, Plant
 
 W, ROWS = 16, 240
 VALUES = dict.fromkeys(FEATURES, 1.0)
 
 
+@pytest.fixture(scope="module")
+def scorer(bundle: Path) -> KerasScorer:
+    """Compiled once for all of these tests."""
+    return Detector(load_bundle(bundle)).scorer
+
+
 @pytest.fixture
-def detector(bundle: Path) -> Detector:
-    return Detector(load_bundle(bundle))
+def detector(bundle: Path, scorer: KerasScorer) -> Detector:
+    detector = Detector(load_bundle(bundle))
+    detector.scorer = scorer
+    return detector
 
 
 def read(plant: Plant) -> list[tuple[str, str, dict[str, float | None]]]:
@@ -48,8 +57,8 @@ def test_it_gives_the_scores_that_replay_gives(plant: Plant, bundle: Path, detec
     data = tmp_path / "events.jsonl"
     lines = [{"sensor_id": sensor, "timestamp": time, "values": values} for sensor, time, values in events]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = command("replay", data, "--bundle", bundle, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    done = invoke("replay", data, "--bundle", bundle, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
     replayed = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert len(found) == len(replayed) == ROWS - len({event[0] for event in events}) * (W - 1)
     for mine, theirs in zip([json.loads(encode_score(score)) for score in found], replayed, strict=True):
@@ -155,7 +164,7 @@ def test_windows_with_holes_are_a_value_error(detector: Detector, value: float) 
 
 
 def test_settings_apply(bundle: Path) -> None:
-    detector = Detector(load_bundle(bundle), Settings(window=Window(max_gap=60_000)))
+    detector = Detector(load_bundle(bundle), Settings(window=Window.model_validate({"max_gap": "1m"})))
     times = [*range(W - 1), *range(100, 100 + W)]  # a gap before the first window is full
     found = [len(detector.update("pump-1", time * 60_000, VALUES)) for time in times]
     assert found == [0] * (2 * W - 2) + [1]

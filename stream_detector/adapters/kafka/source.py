@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer
@@ -32,9 +32,12 @@ class KafkaSource:
     Beyond the port it is our membership in the group, which an outlet needs: `membership`, `committed`, `commit`.
     """
 
-    def __init__(self, settings: Settings, decoder: Decoder) -> None:
+    def __init__(
+        self, settings: Settings, decoder: Decoder, took: Callable[[str, float], None] = lambda stage, seconds: None
+    ) -> None:
         self._settings = settings
         self._decoder = decoder
+        self._took = took  # told how long decoding, a part of polling, took
         self._topic = settings.topics.events
         self._consumer: Any = None
         self._client: Any = None
@@ -189,9 +192,11 @@ class KafkaSource:
         return slices
 
     def _slice(self, partition: Partition, start: int, end: int, records: list[Any]) -> Slice:
+        started = time.perf_counter()
         decoded = self._decoder.decode(
             [Raw(record.offset, record.timestamp, record.key, record.value) for record in records]
         )
+        self._took("decode", time.perf_counter() - started)
         return Slice(partition, start, end, decoded.events, decoded.rejects, decoded.raw)
 
     def _start_over(self, partition: Partition) -> None:
