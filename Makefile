@@ -8,6 +8,7 @@ KAFKA := .servers/kafka
 
 # For `make lock LOCK_FLAGS=--upgrade` or `LOCK_FLAGS='--upgrade-package redis'`; without it, pins stay where they are.
 LOCK_FLAGS ?=
+# Arguments of `make throughput`.
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
 INSTALL = $(BIN)/uv pip install -q --python $(VENV)

@@ -105,6 +105,13 @@ class Bundle:
     model: bytes = field(repr=False)  # contents of model.keras
 
 
+def check_target(target: Path) -> None:
+    """Raise `BundleError` if there is something at ``target`` that a bundle must not replace."""
+    empty = target.is_dir() and not any(target.iterdir())
+    if _exists(target) and not empty and not (target / MANIFEST).is_file():
+        raise BundleError(f"{target}: exists and is not a bundle; choose another --out or remove it")
+
+
 def write_bundle(
     target: Path,
     manifest: Manifest,
@@ -122,9 +129,7 @@ def write_bundle(
     fails, an older bundle stays as it was.
     """
     target = target.resolve()
-    empty = target.is_dir() and not any(target.iterdir())
-    if _exists(target) and not empty and not (target / MANIFEST).is_file():
-        raise BundleError(f"{target}: exists and is not a bundle; choose another --out or remove it")
+    check_target(target)
     staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         staging.mkdir(parents=True)

@@ -17,7 +17,7 @@ def supervise(arguments: Sequence[str], workers: int, port: int) -> int:
     Returns the exit code of the first that ended: whoever started us (systemd, Kubernetes) starts us again.
     """
     command = [sys.executable, "-m", "stream_detector", *arguments, "--workers", "1"]  # the last --workers counts
-    children = [subprocess.Popen(command, env=worker_environment(index, port)) for index in range(workers)]
+    children: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
@@ -27,6 +27,11 @@ def supervise(arguments: Sequence[str], workers: int, port: int) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
+    for index in range(workers):
+        if not received:
+            children.append(subprocess.Popen(command, env=worker_environment(index, port)))
+    if not children:
+        return 128 + received[0]
     while all(child.poll() is None for child in children):
         time.sleep(0.1)
     code = next(child.returncode for child in children if child.returncode is not None)

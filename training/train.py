@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from stream_detector.adapters.keras import CompiledModel, buckets_up_to, prepare_backend
-from stream_detector.bundle import ErrorKind, ErrorStatistics, Manifest, Scaler, write_bundle
+from stream_detector.bundle import ErrorKind, ErrorStatistics, Manifest, Scaler, check_target, write_bundle
 from stream_detector.errors import SettingsError
 from stream_detector.events import Events, Float32, Float64, Slice
 from stream_detector.sensors import Rules
@@ -98,6 +98,7 @@ def train(
     """
     started = time.monotonic()
     _check(options)
+    check_target(out.resolve())
     prepare_backend()
     data = read(events, _rules(features, options), options.seed)
     values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n, W, F) raw
@@ -125,7 +126,9 @@ def train(
     )
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        model.save(work / "model.keras", include_optimizer=False)
+        bare = keras.models.clone_model(model)  # without the optimizer's state, twice the size of the weights
+        bare.set_weights(model.get_weights())
+        bare.save(work / "model.keras")
         pictures = _pictures(data, found)
         write_report(work / "report", summary, history, found.errors[~np.isnan(found.errors)], pictures)
         written = write_bundle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from stream_detector.settings import Columns, Settings
 from stream_detector.timestamps import parse
 
 FORM = "kafka://host:port/topic?from=2026-01-01T00:00:00Z&to=2026-02-01T00:00:00Z"
+SERVER = re.compile(r"([^:\[\]]+|\[[0-9a-fA-F:]+\])(:\d+)?")
 PATIENCE = 30.0  # seconds for an answer, or without any progress
 
 
@@ -34,9 +36,13 @@ class Span(NamedTuple):
 
 def parse_topic_url(url: str) -> Span:
     """Take a topic's URL apart. Raises `DataError` with the form it should have."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise DataError(f"{url}: not a topic; write {FORM}") from None
     topic = unquote(parts.path.strip("/"))
-    if parts.scheme != "kafka" or not parts.netloc or "/" in topic or not topic:
+    servers = parts.netloc.rpartition("@")[2].split(",")
+    if parts.scheme != "kafka" or not all(map(SERVER.fullmatch, servers)) or "/" in topic or not topic:
         raise DataError(f"{url}: not a topic; write {FORM}")
     if "@" in parts.netloc:
         raise DataError("kafka://…: no user or password in the URL; set kafka.sasl_plain_username and …_password")

@@ -21,6 +21,8 @@ def test_urls() -> None:
     [
         ("kafka://a:9092", "not a topic; write kafka://host:port/topic"),
         ("kafka:///events", "not a topic"),
+        ("kafka://[/events", "not a topic"),
+        ("kafka://a:port/events", "not a topic"),
         ("http://a/events", "not a topic"),
         ("kafka://a/events/more", "not a topic"),
         ("kafka://a/events?since=1", "'since' is not one of from and to"),
