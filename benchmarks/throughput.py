@@ -289,13 +289,15 @@ def report(bare: list[Polled], decoded: list[Polled], served: list[Served], scor
         line(name, one.events, one.seconds, one.cpu, f"{one.peak_rss / 2**20:,.0f} MiB")
     console.print(table)
 
-    stages = Table(title="The service's stages, seconds by its own metrics (compute runs beside the others)")
+    stages = Table(
+        title="The service's stages, seconds by its own metrics (decode is part of poll, compute runs beside)"
+    )
     stages.add_column("")
     names = list(dict.fromkeys(name for one in served for name in one.stages))
-    for name in (*names, "all but compute and queue", "wall", "start-up"):
+    for name in (*names, "poll to settle", "wall", "start-up"):
         stages.add_column(name, justify="right")
     for one in served:
-        alone = sum(seconds for name, seconds in one.stages.items() if name not in ("compute", "queue"))
+        alone = sum(seconds for name, seconds in one.stages.items() if name not in ("decode", "compute", "queue"))
         row = [f"{one.stages.get(name, 0.0):.2f}" for name in names]
         stages.add_row(f"stride {one.stride}", *row, f"{alone:.2f}", f"{one.seconds:.2f}", f"{one.start:.1f}")
     console.print(stages)
