@@ -4,55 +4,16 @@ wrong is one line on standard error and exit code 2, never a traceback.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import hashlib
-import io
-import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import zipfile
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import h5py
 import pytest
 
-from stream_detector import cli
+from tests.commandline import Done, Run, invoke
 from tests.service import DEADLINE, command
-from training.plant import FEATURES, KINDS, Plant
-
-W = 16  # of the bundle
-
-
-class Done(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
-def invoke(*arguments: object) -> Done:
-    """Run a command in this process."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["stream-detector", *map(str, arguments)]
-    code: object = 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
-    except SystemExit as end:
-        code = end.code
-    finally:
-        sys.argv = before
-    return Done(code, out.getvalue(), err.getvalue())
+from training.plant import Plant
 
 
 @pytest.fixture
@@ -79,15 +40,6 @@ def broken(bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     return tmp_path / "settings.toml"
-
-
-def rows(plant: Plant) -> list[dict[str, str]]:
-    with plant.stream.open() as file:
-        return list(csv.DictReader(file))
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # -- help ------------------------------------------------------------------------------------------------------------
@@ -290,167 +242,3 @@ def test_topic_urls_that_make_no_sense(run: Run, tmp_path: Path, url: str, told:
 def test_a_topic_and_a_file(run: Run, plant: Plant, tmp_path: Path) -> None:
     for data in (["kafka://h/t", plant.train], [plant.train, "kafka://h/t"], ["kafka://h/t", "kafka://h/u"]):
         assert "one topic, or files" in mistake(run("train", *data, "--out", tmp_path / "bundle"))
-
-
-# -- what they do ----------------------------------------------------------------------------------------------------
-
-
-def weights(bundle: Path) -> str:
-    """A digest of the numbers; the file also holds when it was written."""
-    digest = hashlib.sha256()
-
-    def add(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            digest.update(name.encode() + item[()].tobytes())
-
-    with zipfile.ZipFile(bundle / "model.keras") as archive:
-        h5py.File(io.BytesIO(archive.read("model.weights.h5"))).visititems(add)
-    return digest.hexdigest()
-
-
-def test_the_same_seed_gives_the_same_weights(run: Run, plant: Plant, tmp_path: Path) -> None:
-    found = []
-    for name in ("one", "two"):
-        options = ["--window", "8", "--stride", "8", "--epochs", "1", "--units", "2", "--seed", 5]
-        done = run("train", plant.train, "--out", tmp_path / name, *options)
-        assert done.code == 0, done.err
-        assert str(tmp_path / name) in done.out
-        found.append(weights(tmp_path / name))
-    assert found[0] == found[1]
-
-
-class Replayed(NamedTuple):
-    out: Path
-    done: Done
-    good: list[dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def replayed(plant: Plant, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Replayed:
-    """A replay of the stream with three rows in it that cannot be used."""
-    good = rows(plant)
-    text, late, short = ({**good[300], "timestamp": row["timestamp"]} for row in (good[300], good[0], good[300]))
-    text["flow"] = "fast"
-    folder = tmp_path_factory.mktemp("replayed")
-    data = folder / "stream.csv"
-    with data.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["sensor_id", "timestamp", *FEATURES], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([*good[:301], text, late])
-        file.write(f"{short['sensor_id']},{short['timestamp']},1\n")
-        writer.writerows(good[301:])
-    return Replayed(folder / "out", invoke("replay", data, "--bundle", bundle, "--out", folder / "out"), good)
-
-
-def test_replay_gives_a_score_for_every_row_from_the_first_full_window_on(replayed: Replayed) -> None:
-    assert replayed.done.code == 0, replayed.done.err
-    assert replayed.done.err == ""
-    scores = lines(replayed.out / "scores.jsonl")
-    by_sensor = Counter(row["sensor_id"] for row in replayed.good)
-    assert len(by_sensor) == 2
-    assert Counter(score["sensor_id"] for score in scores) == {name: n - W + 1 for name, n in by_sensor.items()}
-    for sensor in by_sensor:
-        stamps = [row["timestamp"] for row in replayed.good if row["sensor_id"] == sensor]
-        ends = [score["window_end"] for score in scores if score["sensor_id"] == sensor]
-        starts = [score["window_start"] for score in scores if score["sensor_id"] == sensor]
-        assert ends == stamps[W - 1 :]
-        assert starts == stamps[: len(ends)]
-    assert f" {len(scores)} windows, " in replayed.done.out
-    assert " 3 rejected" in replayed.done.out
-
-
-def test_replay_keeps_what_it_cannot_use(replayed: Replayed) -> None:
-    letters = lines(replayed.out / "dead-letters.jsonl")
-    assert [letter["errors.exception"] for letter in letters] == ["bad-value", "late", "bad-row"]
-    assert "fast" in letters[0]["value"]
-
-
-def test_replay_tells_alerts_as_they_come(replayed: Replayed) -> None:
-    alerts = lines(replayed.out / "alerts.jsonl")
-    assert alerts, "the planted fault was not found: no test of anything"
-    for alert in alerts:
-        assert alert["summary"] in replayed.done.out
-    firing = [score for score in lines(replayed.out / "scores.jsonl") if score["state"] == "firing"]
-    assert {score["sensor_id"] for score in firing} == {alert["sensor_id"] for alert in alerts}
-    page = (replayed.out / "report.html").read_text()
-    for row in replayed.good[:2]:
-        assert row["sensor_id"] in page
-
-
-@pytest.fixture
-def bare(plant: Plant, tmp_path: Path) -> Path:
-    """A hundred rows of one pump: no header, no timestamps, no sensor."""
-    pump = [row for row in rows(plant) if row["sensor_id"] == "pump-1"][:100]
-    data = tmp_path / "boiler-7.csv"
-    data.write_text("".join(",".join(row[name] for name in FEATURES) + "\n" for row in pump))
-    return data
-
-
-BARE = ("--columns", ",".join(FEATURES), "--period", "30s")
-
-
-def test_replay_of_a_file_without_header_and_timestamps(bare: Path, bundle: Path, tmp_path: Path) -> None:
-    options = ["--bundle", str(bundle), "--out", str(tmp_path / "out"), *BARE]
-    line = [sys.executable, "-m", "stream_detector", "replay", str(bare), *options]
-    loud = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE, env=loud)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # TensorFlow says nothing either
-    scores = lines(tmp_path / "out" / "scores.jsonl")
-    assert len(scores) == 100 - W + 1
-    assert {score["sensor_id"] for score in scores} == {"boiler-7"}
-    assert [score["window_end"][11:19] for score in scores[:3]] == ["00:07:30", "00:08:00", "00:08:30"]
-
-
-def test_a_second_replay_replaces_the_first(run: Run, bare: Path, bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    for count in (100, 60):
-        bare.write_text("".join(bare.read_text().splitlines(keepends=True)[:count]))
-        assert run("replay", bare, "--bundle", bundle, "--out", out, *BARE).code == 0
-        assert len(lines(out / "scores.jsonl")) == count - W + 1
-
-
-def test_a_replay_that_is_stopped_says_so_and_keeps_what_it_has(
-    run: Run, plant: Plant, bundle: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    over = threading.Event()
-
-    def stop() -> None:
-        while not (out / "position.json").exists():
-            if over.wait(0.02):
-                return
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
-    try:  # at this speed it would take a minute and a half
-        done = run("replay", plant.stream, "--bundle", bundle, "--out", out, "--speed", "500")
-    finally:
-        over.set()
-        thread.join()
-    assert done.code == 128 + signal.SIGTERM
-    assert (out / "report.html").exists()
-    assert "Traceback" not in done.err
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """The real command, once."""
-    out = tmp_path_factory.mktemp("demo") / "out"
-    return command("demo", "--out", out, COLUMNS="120"), out
-
-
-def test_the_demo_tells_what_it_planted_and_what_it_found(
-    demo: tuple[subprocess.CompletedProcess[str], Path],
-) -> None:
-    done, out = demo
-    assert done.returncode == 0, done.stderr
-    table = done.stdout.partition("found after")[2].splitlines()
-    planted = {kind: [line for line in table if f" {kind} " in line] for kind in KINDS}
-    assert {kind: len(found) for kind, found in planted.items()} == dict.fromkeys(KINDS, 1)
-    assert sum("not found" in line for found in planted.values() for line in found) < len(KINDS) / 2
-    assert "false alarms in" in done.stdout
-    assert "Traceback" not in done.stderr
-    for name in ("report.html", "scores.jsonl", "alerts.jsonl", "bundle/manifest.json"):
-        assert (out / name).stat().st_size > 0

@@ -1,30 +1,26 @@
+"""Messages become events or rejects, each with its reason."""
+
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stream_detector.cells import Row, decode_cells
 from stream_detector.codec import (
     REASONS,
     Decoded,
     Decoder,
     Raw,
-    cloudevent_headers,
     dead_letter_headers,
-    encode_alert,
-    encode_score,
     identify,
     rfc3339,
-    rfc3339_all,
 )
-from stream_detector.errors import DataError, SettingsError
-from stream_detector.events import Alert, Model, Origin, Partition, Reject, Score
+from stream_detector.errors import SettingsError
+from stream_detector.events import Partition, Reject
 from stream_detector.settings import Columns, EventRules
 
 NOW = 1_795_168_800_123  # 2026-11-20T10:00:00.123Z
@@ -369,154 +365,3 @@ def test_anything_is_an_event_or_a_reject_and_both_paths_agree(
     for stamp, sensor in zip(decoded.events.timestamps.tolist(), decoded.events.sensors, strict=True):
         assert rfc3339(stamp).endswith("Z")
         assert len(identify(sensor, "t", 0, 1)) == 32
-
-
-# Rows of text
-
-
-def cells(*rows: list[str], header: tuple[str, ...] = ("sensor_id", "timestamp", *FEATURES), **given: Any) -> Decoded:
-    lines = [Row(place, row, ",".join(row).encode()) for place, row in enumerate(rows)]
-    return decode_cells(given.pop("by", None) or decoder(), header, lines, **given)
-
-
-def test_rows_follow_the_same_rules() -> None:
-    decoded = cells(["a", TEXT, "1.5", " 2 "], ["a", str(NOW), "1e3", ""], [" 7 ", "2026-11-20 10:00:00", "NA", "3"])
-    assert decoded.rejects == []
-    assert decoded.events.sensors == ["a", "a", "7"]
-    assert decoded.events.timestamps.tolist() == [NOW, NOW, NOW - 123]
-    np.testing.assert_array_equal(decoded.events.values, np.array([[1.5, 2], [1000, np.nan], [np.nan, 3]], np.float32))
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (["a", TEXT, "1"], "bad-row"),
-        ([], "bad-row"),
-        (["", TEXT, "1", "2"], "missing-sensor-id"),
-        (["x" * 300, TEXT, "1", "2"], "bad-sensor-id"),
-        (["a", "", "1", "2"], "missing-timestamp"),
-        (["a", "soon", "1", "2"], "bad-timestamp"),
-        (["a", "1.5", "1", "2"], "bad-timestamp"),
-        (["a", "9" * 400, "1", "2"], "bad-timestamp"),
-        (["a", TEXT, "1,5", "2"], "bad-value"),
-        (["a", TEXT, "1_000", "2"], "bad-value"),
-        (["a", TEXT, "١", "2"], "bad-value"),
-        (["a", TEXT, "true", "2"], "bad-value"),
-        (["a", TEXT, "inf", "2"], "non-finite"),
-        (["a", TEXT, "1e39", "2"], "non-finite"),
-        (["a", TEXT, "null", "NaN"], "no-values"),
-        (["a", TEXT, "x" * 70_000, "1"], "too-long"),
-    ],
-)
-def test_reasons_of_rows(row: list[str], reason: str) -> None:
-    (reject,) = cells(row).rejects
-    assert reject.reason == reason
-    assert reject.message.isprintable()
-    assert reject.value == ",".join(row).encode()
-
-
-@given(st.lists(st.lists(st.text(max_size=8) | st.sampled_from([TEXT, "1", "nan"]), max_size=5), max_size=4))
-def test_any_row_is_an_event_or_a_reject(rows: list[list[str]]) -> None:
-    lines = [Row(place, row, b"") for place, row in enumerate(rows)]
-    decoded = decode_cells(decoder(), ("sensor_id", "timestamp", *FEATURES), lines)
-    taken = [*decoded.events.offsets.tolist(), *(reject.offset for reject in decoded.rejects)]
-    assert sorted(taken) == list(range(len(rows)))
-
-
-def test_columns_that_a_table_lacks() -> None:
-    decoded = cells(["1"], ["2"], header=("current",), sensor="omi-1", stamps=[5, 6])
-    assert decoded.events.sensors == ["omi-1", "omi-1"]
-    assert decoded.events.timestamps.tolist() == [5, 6]
-    np.testing.assert_array_equal(decoded.events.values[:, 1], [1, 2])
-    assert np.isnan(decoded.events.values[:, 0]).all()
-
-
-@pytest.mark.parametrize(
-    ("header", "message"),
-    [
-        (("timestamp", "current"), "no column 'sensor_id'"),
-        (("sensor_id", "current"), "--period"),
-        (("sensor_id", "timestamp", "x"), "no column is a feature"),
-        (("sensor_id", "timestamp", "current", "x"), "columns.ignored"),
-        (("sensor_id", "timestamp", "current", "current"), "stands twice"),
-    ],
-)
-def test_headers_that_fit_nothing(header: tuple[str, ...], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        cells(header=header)
-
-
-# What goes out
-
-SCORE = Score(
-    "id",
-    "p\x00<b>",
-    TEXT,
-    TEXT,
-    64,
-    1.42,
-    0.031,
-    0.044,
-    "pending",
-    {"a": 1.0},
-    3,
-    1.0,
-    [],
-    Model("m", "1"),
-    Origin("t", 1, 2, 3),
-)
-LATER, JUDGE, FROM = "2026-11-20T11:00:00.000Z", Model("m", "1"), Origin("events", 3, 1, 9)
-ALERT = Alert(
-    "id", 2, "resolved", "anomaly", "p/\x00ü", "minor", TEXT, LATER, 1.0, 2.0, 0.1, {}, {}, {}, "s", JUDGE, FROM
-)
-
-
-def test_scores_and_alerts_are_json() -> None:
-    assert msgspec.json.decode(encode_score(SCORE), type=Score) == SCORE
-    assert msgspec.json.decode(encode_alert(ALERT), type=Alert) == ALERT
-    assert json.loads(encode_score(SCORE))["source"] == {
-        "topic": "t",
-        "partition": 1,
-        "first_offset": 2,
-        "last_offset": 3,
-    }
-
-
-def test_times_are_written_with_milliseconds() -> None:
-    moments = [NOW, 0, -1, 253_402_300_799_999, -62_135_596_800_000]
-    assert rfc3339(NOW) == TEXT
-    assert rfc3339_all(np.array(moments, np.int64)) == [rfc3339(moment) for moment in moments]
-    with pytest.raises(ValueError, match="years"):
-        rfc3339(10**15)
-
-
-def test_ids_tell_windows_apart() -> None:
-    windows = [("a", "bc", 1, 1), ("ab", "c", 1, 1), ("a", "bc", 11, 1), ("a", "bc", 1, 11)]
-    ids = {identify(*window) for window in windows}
-    assert len(ids) == 4
-    assert identify("a", "bc", 1, 1) == "99ff07f9134c1ae437d245f3ce72b13d"
-
-
-def test_dead_letter_headers() -> None:
-    assert dead_letter_headers(Partition("events", 3), Reject(17, "not-json", "line é")) == [
-        ("errors.topic", b"events"),
-        ("errors.partition", b"3"),
-        ("errors.offset", b"17"),
-        ("errors.exception", b"not-json"),
-        ("errors.message", "line é".encode()),
-    ]
-
-
-def test_cloudevent_headers() -> None:
-    headers = dict(cloudevent_headers(ALERT))
-    assert headers == {
-        "ce_specversion": b"1.0",
-        "ce_id": b"id-2",
-        "ce_type": b"anomaly.resolved",
-        "ce_source": b"/events/3",
-        "ce_subject": b"p%2F%00%C3%BC",
-        "ce_time": b"2026-11-20T11:00:00.000Z",
-        "content-type": b"application/json",
-    }
-    firing = msgspec.structs.replace(ALERT, status="firing", ended_at=None)
-    assert dict(cloudevent_headers(firing))["ce_time"] == TEXT.encode()

@@ -17,7 +17,7 @@ from stream_detector.adapters.keras import KerasScorer
 from stream_detector.codec import encode_score
 from stream_detector.errors import SettingsError
 from stream_detector.settings import Settings, Window
-from tests.stream_detector.test_cli import invoke
+from tests.commandline import invoke
 from training.plant import FEATURES, Plant
 
 W, ROWS = 16, 240

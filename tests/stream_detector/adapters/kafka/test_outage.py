@@ -22,7 +22,7 @@ def mortal() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
-def test_a_broker_that_dies_and_comes_back(mortal: Cluster, mode: str) -> None:
+def test_a_broker_that_goes_and_comes_back(mortal: Cluster, mode: str) -> None:
     settings, [partition], owner = mortal.settings(mode), mortal.partitions, Owner()
     delivery_settings = settings.delivery.model_copy(update={"transaction_timeout": 3_000})
     settings = settings.model_copy(update={"delivery": delivery_settings})
@@ -32,11 +32,12 @@ def test_a_broker_that_dies_and_comes_back(mortal: Cluster, mode: str) -> None:
     source.seek(partition, 0)
     read(source, 3)
     outlet.deliver(delivery({partition: 3}, scores=[1]))
-    # A lone broker that is killed before it has written a transaction's last markers may forget them (Kafka 4.4).
     assert outlet.committed(partition) == 3
     until(lambda: len(mortal.published("scores")) == 1)
 
-    mortal.broker.kill()
+    # Not killed: a lone broker of Kafka 4.4 that is killed right after a commit may forget the transaction's markers,
+    # and no client can mend that.
+    mortal.broker.stop()
     with pytest.raises(Unavailable):
         outlet.deliver(delivery({partition: 4}, scores=[2]))
     with pytest.raises(Unavailable):
