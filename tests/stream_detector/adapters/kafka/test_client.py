@@ -29,7 +29,7 @@ def test_defaults() -> None:
     assert options["isolation_level"] == "read_committed"
     assert options["enable_auto_commit"] is False
     assert options["reconnect_backoff_max_ms"] == 1_000
-    assert options["max_poll_records"] == 10_000
+    assert options["max_poll_records"] == settings().poll.max_records
     assert options["group_id"] == "stream-detector"
     assert isinstance(options["partition_assignment_strategy"][0], CooperativeStickyAssignor)
     produced = producer_options(settings())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
+from kafka.future import Future
 from kafka.structs import OffsetAndMetadata
 
 from stream_detector.errors import Fenced, Unavailable
@@ -29,6 +30,17 @@ def test_a_delivery_is_published_and_committed(cluster: Cluster) -> None:
     outlet.deliver(delivery({partition: 9}))
     assert outlet.committed(partition) == 9
     assert [record.key for record in cluster.published("scores")] == [b"pump", b"pump"]
+
+
+def test_the_committed_position_is_never_an_older_answer(cluster: Cluster) -> None:
+    settings, [partition] = cluster.settings(), cluster.partitions
+    source = cluster.joined(settings)
+    outlet = cluster.outlet(settings, source)
+    outlet.deliver(delivery({partition: 7}))
+    # What kafka-python keeps if a short poll asked while nothing was committed, and ended before the answer came.
+    unheard = Future().success({})
+    source._consumer._coordinator._offset_fetch_futures[frozenset([TopicPartition(*partition)])] = unheard
+    assert outlet.committed(partition) == 7
 
 
 def test_an_unfinished_transaction_shows_nothing_and_commits_nothing(
