@@ -10,6 +10,8 @@ behind         R < C: the store lost its last writes; events are read again, not
 empty          the store lost the state: events are read again from C minus a look-back
 replaced       the stored state belongs to other features, length or stride, or to another life of the topic
 damaged        rows are missing from the stored state: as if it were empty
+rewound        C lies before what was settled: somebody reset the group's offsets, or the broker lost a commit; as if
+               the state were empty, so everything from C on is published again
 =============  ==========================================================================================
 """
 
@@ -76,10 +78,15 @@ def reconcile(
     stored = store.load(partition)
     case = "fresh" if committed is None else "empty"
     if stored is not None:
+        if committed is not None and committed < stored.settled:
+            # Settling follows committing: either we are a paused owner whose answer is old, or offsets were reset.
+            committed = outlet.committed(partition)
         if stored.position > end:  # of another life of the topic, or a paused owner has read on since we asked
             first, end = source.bounds(partition)
         if stored.layout != rules.layout or not first <= stored.position <= end:
             case = "replaced"
+        elif committed is not None and committed < stored.settled:
+            case = "rewound"
         else:
             try:
                 return _resume(partition, stored, stored.settled if committed is None else committed, rules)

@@ -210,6 +210,30 @@ def test_a_committed_position_beyond_the_logs_end_is_of_another_life() -> None:
     assert world.published() == undisturbed(LOG[:20])
 
 
+def test_rewound_offsets_are_read_and_published_again() -> None:
+    world = World()
+    world.work()
+    world.broker.committed = 20  # as `kafka-consumer-groups.sh --reset-offsets` does
+    before = list(world.broker.published)
+    assert world.work() == "rewound"
+    again = world.broker.published[len(before) :]
+    assert sorted(map(repr, again)) == [repr(one) for one in sorted(before, key=repr) if ends([one])[0] >= 20]
+
+
+def test_an_old_answer_about_the_committed_position_discards_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.work()
+    answers = [10]
+    fresh = Outlet.committed
+
+    def committed(self: Outlet, partition: Partition) -> int | None:
+        return answers.pop() if answers else fresh(self, partition)
+
+    monkeypatch.setattr(Outlet, "committed", committed)
+    assert world.work() == "resumed"
+    assert world.published() == undisturbed()
+
+
 def test_damaged_rows_of_waiting_windows_are_read_again() -> None:
     world = World()
     world.work(crash=5)
