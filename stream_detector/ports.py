@@ -190,7 +190,7 @@ class Observer(Protocol):
         """A batch was published; latency is from each window's last event time to now."""
 
     def reconciled(self, partition: Partition, case: str) -> None:
-        """A partition was opened; ``case`` names what was found (fresh, resumed, ahead, behind, empty, …)."""
+        """A partition was opened; ``case`` names what was found (`reconcile.py` lists them)."""
 
     def gauges(self, *, partitions: int, sensors: int, pending: int, lag: Mapping[Partition, int]) -> None:
         """How things stand after a turn of the loop."""
