@@ -8,7 +8,7 @@ KAFKA := .servers/kafka
 
 # For `make lock LOCK_FLAGS=--upgrade` or `LOCK_FLAGS='--upgrade-package redis'`; without it, pins stay where they are.
 LOCK_FLAGS ?=
-# Arguments of `make throughput`.
+# Arguments of `make throughput` and `make chaos`.
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
 INSTALL = $(BIN)/uv pip install -q --python $(VENV)
@@ -19,7 +19,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo check test lint servers real throughput lock format clean
+.PHONY: help setup setup-dev demo check test chaos lint servers real throughput fuzz soak lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ check: setup-dev lint  ## lint, types, import contracts and every test that need
 test: setup-dev servers lint  ## everything: lint, types, import contracts and all tests, on real servers
 	$(BIN)/pytest
 
+chaos: setup-dev servers  ## exactly once while everything dies, for long (ARGS='--minutes 60 --seed 1')
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 lint: setup-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -51,6 +54,12 @@ real: setup-dev servers  ## detection quality on real data sets: make real DATA=
 
 throughput: setup-dev servers  ## events per second, next to named peers (ARGS=--quick for a short run)
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
+
+fuzz: setup-dev  ## hostile messages through the pipeline: make fuzz ARGS='--messages 10000000 --seed 1'
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: setup-dev servers  ## whether memory and lag stay as they are: make soak ARGS='--minutes 60 --sensors 100000'
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 format: setup-dev  ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix

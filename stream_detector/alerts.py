@@ -6,14 +6,23 @@ same alert with the same id and revision.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
-from stream_detector.events import Severity, State
+from stream_detector.events import Alert, Partition, Severity, State
 from stream_detector.settings import Alerts
 
 Change = Literal["fired", "worsened", "resolved"]
+
+
+class Silence(msgspec.Struct, array_like=True, frozen=True):
+    """A sensor that was expected to speak and did not. Any event of it ends the silence."""
+
+    id: str
+    started_at: int  # epoch ms, the sensor's own time of its last event
+    offset: int  # of its last event
 
 
 class Incident(msgspec.Struct, array_like=True, frozen=True):
@@ -33,25 +42,53 @@ class Incident(msgspec.Struct, array_like=True, frozen=True):
         return "firing" if self.revision else "pending"
 
 
+class Standing(msgspec.Struct, array_like=True, frozen=True):
+    """What a store keeps of a sensor that is not normal, or not heard of."""
+
+    incident: Incident | None = None
+    silence: Silence | None = None
+
+
+def unresolved(records: Iterable[Alert], partition: Partition, before: int) -> list[Alert]:
+    """Of what was published, the last record of each alert of a partition that is not resolved.
+
+    Only records whose events end before the offset ``before`` count.
+    """
+    last: dict[str, Alert] = {}
+    for record in records:
+        source = record.source
+        if Partition(source.topic, source.partition) != partition or source.last_offset >= before:
+            continue
+        if record.id not in last or record.revision >= last[record.id].revision:
+            last[record.id] = record
+    return [record for record in last.values() if record.status == "firing"]
+
+
 def grade(peak: float, policy: Alerts) -> Severity:
     """The severity band of an alert's highest score."""
     return "critical" if peak >= policy.critical else "major" if peak >= policy.major else "minor"
 
 
 def advance(
-    incident: Incident | None, score: float, opening: tuple[str, int], policy: Alerts
+    incident: Incident | None, score: float, opening: tuple[str, int], policy: Alerts, *, muted: bool = False
 ) -> tuple[Incident | None, Change | None]:
     """The incident after one more window, and what changed for those who watch.
 
     ``opening`` is the window's (id, end time), used if it opens an incident. A resolved alert's last state is
-    returned together with ``"resolved"``: the caller publishes and then forgets it.
+    returned together with ``"resolved"``: the caller publishes and then forgets it. ``muted`` is for windows that
+    are only read again, for a state that was lost: what they changed was published in its time and is known, so
+    they count towards hysteresis but change nothing themselves.
     """
     if incident is None:
         if score < 1:
             return None, None
         incident = Incident(*opening)
     if not incident.revision:
-        return _pending(incident, score, policy)
+        return _pending(incident, score, policy, muted=muted)
+    if muted:
+        since = max(incident.peak, score) if opening[1] >= incident.started_at else incident.peak
+        calm = incident.calm + 1 if score < policy.resolve_below else 0
+        return msgspec.structs.replace(incident, calm=calm, peak=since), None
     peak = max(incident.peak, score)
     severity = grade(peak, policy)
     calm = incident.calm + 1 if score < policy.resolve_below else 0
@@ -63,11 +100,11 @@ def advance(
     return moved, "resolved" if resolved else "worsened" if worse else None
 
 
-def _pending(incident: Incident, score: float, policy: Alerts) -> tuple[Incident | None, Change | None]:
+def _pending(incident: Incident, score: float, policy: Alerts, *, muted: bool) -> tuple[Incident | None, Change | None]:
     if score < 1:
         return None, None
     above, peak = incident.above + 1, max(incident.peak, score)
-    fired = above >= policy.min_windows
+    fired = above >= policy.min_windows and not muted
     moved = msgspec.structs.replace(
         incident, above=above, peak=peak, severity=grade(peak, policy), revision=1 if fired else 0
     )

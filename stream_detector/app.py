@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,8 +23,8 @@ from stream_detector.adapters.recorder import Recorder
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder
-from stream_detector.configured import model_of, rules_of
-from stream_detector.errors import DataError, Fenced, Unavailable
+from stream_detector.configured import bounded, heartbeats_of, model_of, rules_of
+from stream_detector.errors import DataError, Fenced, Refused, Unavailable
 from stream_detector.events import Alert, Float32, Slice
 from stream_detector.pipeline import Pipeline
 from stream_detector.ports import Delivery
@@ -78,12 +79,16 @@ class Service:
         while self.stopped_by is None and not self.finished:
             try:
                 if self.trouble is not None:
-                    self._recover()
+                    # With a new producer. The source is left alone: polling it joins again by itself.
+                    self.pipeline.outlet.open()
                 self.pipeline.turn()
                 pause, self.trouble, self.last_turn = FIRST_PAUSE, None, self.now()
             except (Unavailable, Fenced) as error:
+                if isinstance(error, Fenced) and self.pipeline.settings.delivery.fenced == "exit":
+                    raise Refused(f'{error}; another worker has taken over, and delivery.fenced = "exit"') from error
                 log.warning("%s; trying again in %.1f s", error, pause)
                 self.trouble, self.last_turn = str(error), self.now()
+                self.pipeline.reset()
                 self._wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -123,17 +128,12 @@ class Service:
             signal.raise_signal(number)
         self.stopped_by = number
 
-    def _recover(self) -> None:
-        """Every partition is reconciled again, with a new producer.
-
-        The source is left alone: polling it joins again by itself and tells what is still ours.
-        """
-        self.pipeline.reset()
-        self.pipeline.outlet.open()
-
     def _wait(self, seconds: float) -> None:
+        """Meanwhile stay in the group: who does not poll for minutes is thrown out."""
         until = self.now() + seconds
         while self.stopped_by is None and self.now() < until:
+            with suppress(Unavailable, Fenced):  # told already, or will be
+                self.pipeline.idle(0)
             self.sleep(0.05)
 
 
@@ -166,6 +166,7 @@ class RecordingObserver(Silent):
 
 def run_service(settings: Settings, bundle: Bundle) -> int:
     """`stream-detector run` in one process."""
+    settings = bounded(settings, bundle.manifest)
     model = model_of(bundle.manifest)
     observer = PrometheusObserver(model, time.time)
     decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
@@ -180,11 +181,13 @@ def run_service(settings: Settings, bundle: Bundle) -> int:
         rules_of(bundle.manifest, settings),
         model,
         settings,
+        heartbeats=heartbeats_of(bundle.manifest, settings),
     )
     service = Service(pipeline, scorer)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)
-    server: Server = observer.serve(settings.metrics.host, settings.metrics.port, service.live, service.ready)
+    port = settings.metrics
+    server: Server = observer.serve(port.host, port.port, service.live, service.ready, port)
     try:
         pipeline.store.ping()
         return service.run()
@@ -207,6 +210,7 @@ def replay(
 
     A replay starts anew each time: results of an earlier one in ``out`` are replaced.
     """
+    settings = bounded(settings, bundle.manifest)
     decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
     recorder = Recorder(bundle.manifest.features)
     source = RecordedSource(

@@ -77,6 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backend: str
     span: tuple[str, str] = ("", "")  # event time of the training data, RFC 3339
     sensors: tuple[str, ...] = ()  # that it was trained on
+    intervals: dict[str, float] = {}  # ms between events: the median of each sensor, under "" that of all
     units: dict[str, str] = {}
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from stream_detector.adapters.kafka import probe_kafka
 from stream_detector.adapters.keras import KerasScorer, device_name
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.configured import open_bundle
-from stream_detector.errors import StreamDetectorError
-from stream_detector.events import Finding
+from stream_detector.errors import Moved, StreamDetectorError
+from stream_detector.events import Finding, Partition
+from stream_detector.ports import Update
 from stream_detector.settings import Settings
 
 OLDEST_REDIS = (6, 2)  # LPOP with a count
+SKEW = 10.0  # seconds between two clocks that are synchronised, at the very most
 
 
 def findings(settings: Settings, bundle: Path | None) -> Iterator[Finding]:
@@ -46,13 +49,21 @@ def _bundle(settings: Settings, path: Path | None) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
+    store = None
     try:
         store = RedisStore(settings.redis, str(settings.kafka.group_id))
         store.ping()
         facts = store.facts()
+        yield from _redis_facts(facts)
+        yield _rehearsal(store, settings.topics.events)
     except StreamDetectorError as error:
         yield Finding("redis", False, str(error))
-        return
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _redis_facts(facts: Mapping[str, str]) -> Iterator[Finding]:
     version = facts["redis_version"]
     new_enough = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_REDIS
     needed = ".".join(map(str, OLDEST_REDIS))
@@ -61,3 +72,32 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     kept = policy == "noeviction"
     advice = f"maxmemory-policy is {policy}: windows could be evicted; set it to noeviction"
     yield Finding("redis eviction", kept, policy if kept else advice)
+    lasting = facts["aof_enabled"] != "0"
+    lost = "no append-only file: after its restart, windows are read again from Kafka"
+    yield Finding("redis persistence", True, "append-only file" if lasting else lost)
+    ahead = float(facts["clock_ahead"])
+    together = abs(ahead) < SKEW
+    told = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} Redis'"
+    advice = f"this machine's clock is {told}; synchronise both: silence alerts and latencies go by it"
+    yield Finding("clock", together, f"within {SKEW:g} s of Redis'" if together else advice)
+
+
+def _rehearsal(store: RedisStore, topic: str) -> Finding:
+    """Everything the service asks of Redis, on a partition that no topic has; nothing of it stays."""
+    partition, life = Partition(topic, -1), "check"
+    update = Update(
+        life, "check", True, 0, 1, 0,
+        sensors=["a"], rows=[b"row"], headers=[b"header"], keep=[0], tails=[3], expired=["b"],
+        pending=b"waits", waiting=["a"], alerts={"a": b"state"},
+    )  # fmt: skip
+    try:
+        with suppress(Moved):  # there is none, unless a check was broken off
+            store.discard(partition, life)
+        with suppress(Moved):  # another check is at it, which is as good
+            store.append(partition, update)
+            store.load(partition)
+            store.settle(partition, life, 0, 1, {"a": b"state", "b": None})
+            store.discard(partition, life)
+    except StreamDetectorError as error:
+        return Finding("redis permissions", False, str(error))
+    return Finding("redis permissions", True, "reading and writing windows is allowed")

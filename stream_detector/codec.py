@@ -40,9 +40,11 @@ REASONS: Final = (
     "bad-value",  # not a number
     "unknown-feature",  # only if events.unknown_features = "reject"
     "future-timestamp",  # more than events.max_future beyond the record's own timestamp
-    "non-finite",  # infinite, or beyond what a float32 holds
+    "non-finite",  # infinite, or beyond what a float32 holds; an integer of thousands of digits, wherever it stands
     "no-values",  # every feature is missing
     "missing-feature",  # only if events.missing = "reject"
+    "unscorable",  # the device gives no score for the window that the event completes
+    "unreadable",  # the decoder itself failed: a bug, please report it with the message
 )
 """Why an event cannot be used; where several hold, the first of this order is given."""
 
@@ -120,8 +122,11 @@ class Decoder:
         """
         rows = Rows()
         for number, record in enumerate(records):
-            if not self._quick(rows, record):
-                self._slow(rows, record, None if stamps is None else stamps[number])
+            try:
+                if not self._quick(rows, record):
+                    self._slow(rows, record, None if stamps is None else stamps[number])
+            except Exception as error:  # a mistake of ours; one message must not stop all others for ever
+                rows.reject(record, Bad("unreadable", f"{type(error).__name__}: {error}"))
         return self.finish(rows)
 
     def decode_objects(
@@ -358,6 +363,14 @@ def encode_alert(alert: Alert) -> bytes:
 def identify(sensor: str, topic: str, partition: int, last_offset: int) -> str:
     """The id of a window, 32 hex digits: the same on every reading, another for every other window."""
     return blake2b(msgspec.json.encode((sensor, topic, partition, last_offset)), digest_size=16).hexdigest()
+
+
+def decode_alert(value: bytes | None) -> Alert | None:
+    """A record of the alerts topic as it was published; None if it is none of ours."""
+    try:
+        return msgspec.json.decode(value or b"", type=Alert)
+    except msgspec.DecodeError:
+        return None
 
 
 def dead_letter_headers(partition: Partition, reject: Reject) -> list[tuple[str, bytes]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 
 from stream_detector.bundle import Bundle, Manifest, check_fits, load_bundle
@@ -9,6 +11,9 @@ from stream_detector.errors import SettingsError
 from stream_detector.events import Model
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
+from stream_detector.silence import Heartbeats
+
+log = logging.getLogger(__name__)
 
 
 def open_bundle(settings: Settings, path: Path | None = None) -> Bundle:
@@ -33,10 +38,40 @@ def rules_of(manifest: Manifest, settings: Settings) -> Rules:
         grace=window.grace,
         duplicates=window.duplicates,
         max_gap=window.max_gap,
+        clock_reset=window.clock_reset,
         ttl=window.ttl,
         max_sensors=window.max_sensors,
         known=frozenset(manifest.sensors) if events.unknown_sensors == "reject" else None,
     )
+
+
+def bounded(settings: Settings, manifest: Manifest) -> Settings:
+    """The settings with batches so small that the windows of one fit into ``poll.max_window_bytes``.
+
+    In the worst case every event of a batch completes a window.
+    """
+    window = 4 * manifest.length * len(manifest.features)  # bytes
+    most = max(1, settings.poll.max_window_bytes // window)
+    if most >= settings.poll.max_records:
+        return settings
+    poll = settings.poll.model_copy(update={"max_records": most})
+    log.info("batches are of %d events: a window takes %d bytes (poll.max_window_bytes)", most, window)
+    return settings.model_copy(update={"poll": poll})
+
+
+def heartbeats_of(manifest: Manifest, settings: Settings) -> Heartbeats | None:
+    """How long sensors may be silent; None if nobody wants to know."""
+    silence = settings.silence
+    patterns = tuple((pattern, limit / 1_000) for pattern, limit in silence.sensors.items())
+    if silence.after == "learned":
+        usual = {
+            sensor: max(silence.factor * interval, silence.at_least) / 1_000
+            for sensor, interval in manifest.intervals.items()
+        }
+        return Heartbeats(patterns, usual, usual.get("", math.inf))
+    if silence.after == "off":
+        return Heartbeats(patterns) if patterns else None
+    return Heartbeats(patterns, {}, silence.after / 1_000)
 
 
 def model_of(manifest: Manifest) -> Model:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -35,18 +36,19 @@ class Detector:
         self.rolling = Rolling(rules_of(bundle.manifest, self.settings))
         self.incidents: dict[str, Incident] = {}
         self.position = 0
+        self.zone = ZoneInfo(self.settings.columns.timezone)
 
     def update(
         self, sensor_id: str, timestamp: str | int | datetime, values: Mapping[str, float | None]
     ) -> list[Score]:
         """The scores that one event completes: none or one.
 
-        ``timestamp`` is RFC 3339, epoch milliseconds or a datetime (UTC if naive). Raises `ValueError` for what the
-        service would put into the dead-letter topic: unknown features, nothing measured, values that are not finite;
-        late and repeated events are ignored as in the service.
+        ``timestamp`` is RFC 3339, epoch milliseconds or a datetime; one that names no zone is in `columns.timezone`.
+        Raises `ValueError` for what the service would put into the dead-letter topic: unknown features, nothing
+        measured, values that are not finite; late and repeated events are ignored as in the service.
         """
         row = self._row(values)
-        time = _epoch_ms(timestamp)
+        time = parse(timestamp, self.zone)
         offset, self.position = self.position, self.position + 1
         windows, _ = self.rolling.push(Events([sensor_id], np.array([time]), row, np.array([offset]), np.array([-1])))
         if not len(windows):
@@ -86,10 +88,3 @@ class Detector:
         if np.isnan(row).all():
             raise ValueError("no feature has a value")
         return row
-
-
-def _epoch_ms(timestamp: str | int | datetime) -> int:
-    if isinstance(timestamp, datetime):
-        aware = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
-        return round(aware.timestamp() * 1_000)
-    return parse(timestamp, UTC)

@@ -95,6 +95,17 @@ class Windows:
     def __len__(self) -> int:
         return len(self.sensors)
 
+    def take(self, chosen: NDArray[np.intp]) -> Windows:
+        """The chosen windows, in their order."""
+        return Windows(
+            [self.sensors[at] for at in chosen.tolist()],
+            self.values[chosen],
+            self.timestamps[chosen],
+            self.offsets[chosen],
+            self.imputed[chosen],
+            self.confidence[chosen],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Errors:
@@ -108,7 +119,10 @@ class Errors:
 
     def cut(self, start: int, stop: int) -> Errors:
         """Those of the windows ``start`` to ``stop``."""
-        part = slice(start, stop)
+        return self.take(slice(start, stop))
+
+    def take(self, part: NDArray[np.intp] | slice) -> Errors:
+        """Those of the chosen windows."""
         return Errors(
             self.score[part], self.error[part], self.threshold[part], self.contributions[part], self.worst_step[part]
         )

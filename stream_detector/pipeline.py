@@ -10,24 +10,28 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from stream_detector.alerts import Incident
 from stream_detector.errors import Damaged, Moved
 from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice
 from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
-from stream_detector.reconcile import Owned, Work, reconcile
+from stream_detector.reconcile import Owned, Work, lookback_of, reconcile
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
-from stream_detector.verdicts import alert_records, judge, score_records
-from stream_detector.windows import advance, assemble, pack_waiting
+from stream_detector.sieve import sift
+from stream_detector.silence import EVERY, Heartbeats, Watch, begin, ended, silence_record
+from stream_detector.verdicts import alert_records, judge, score_records, without_unscored
+from stream_detector.waiting import pack_waiting
+from stream_detector.windows import advance, assemble
 
 log = logging.getLogger(__name__)
+
+EXPECTED = ("fresh", "resumed", "ahead")  # the other cases say that something was lost or changed
 
 
 @dataclass(slots=True)
@@ -55,13 +59,18 @@ class Pipeline:
         *,
         now_ms: Callable[[], float] = lambda: time.time() * 1_000,
         clock: Callable[[], float] = time.perf_counter,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
         self.source, self.store, self.scorer, self.outlet, self.observer = source, store, scorer, outlet, observer
         self.rules, self.model, self.settings = rules, model, settings
+        self.lookback = lookback_of(rules, settings)
         self.now_ms, self.clock = now_ms, clock
         self.owned: dict[Partition, Owned] = {}
         self.waiting: list[Partition] = []  # assigned, not reconciled yet
         self.flight: Flight | None = None
+        self.heartbeats = heartbeats
+        self.looked = -EVERY
+        self.suspects: dict[Partition, int] = {}  # up to which offset events are sifted
         self.device = ThreadPoolExecutor(1, thread_name_prefix="device")
 
     # -- the hot path ---------------------------------------------------------------------------------------------
@@ -74,11 +83,16 @@ class Pipeline:
         launched = self._launch(works)  # the device scores this batch while …
         self._finish()  # … the one before is published
         self.flight = launched
+        self._watch()
         self._tell()
 
     def drain(self) -> None:
         """Publish what is in flight."""
         self._finish()
+
+    def idle(self, timeout: float) -> None:
+        """Stay in the group while nothing can be done; only after `reset`."""
+        self.source.poll(timeout)
 
     def _poll(self) -> list[Slice]:
         started = self.clock()
@@ -95,11 +109,19 @@ class Pipeline:
             self._reopen(partition, Moved(f"the log goes on at {batch.start}, the windows at {owned.position}"))
             return None
         started = self.clock()
-        change = advance(owned.table, batch.events, batch.raw)
+        if batch.start < self.suspects.get(partition, 0):
+            batch = sift(owned.table, batch)
+        try:
+            change = advance(owned.table, batch.events, batch.raw)
+        except Exception as error:  # a mistake of ours: find the event in the next reading, and go on without it
+            log.exception("partition %s: an event between %d and %d is poison", partition, batch.start, batch.end)
+            self.suspects[partition] = batch.end
+            self._reopen(partition, Moved(f"{type(error).__name__}: {error}"))
+            return None
         rejects = sorted([*batch.rejects, *change.rejects], key=lambda reject: reject.offset)
         update = Update(
             life=owned.life,
-            layout=self.rules.layout,
+            layout=owned.layout,
             first=owned.first,
             start=batch.start,
             end=batch.end,
@@ -112,6 +134,8 @@ class Pipeline:
             expired=change.expired,
             pending=pack_waiting(change, rejects),
             waiting=[name for name, tail in zip(change.sensors, change.tails, strict=True) if tail],
+            floor=owned.floor,
+            alerts=_standing(owned) if owned.first else {},
         )
         try:
             windows = assemble(self.rules, change, self.store.append(partition, update))
@@ -136,8 +160,8 @@ class Pipeline:
         began = self.clock()
         return self.scorer.score(sensors, values), began, self.clock()
 
-    def _finish(self) -> None:
-        """Judge, publish and settle the batch in flight."""
+    def _finish(self, leaving: Sequence[Partition] = ()) -> None:
+        """Judge, publish and settle the batch in flight; partitions that are ``leaving`` are not read on."""
         flight, self.flight = self.flight, None
         if flight is None:
             return
@@ -152,8 +176,10 @@ class Pipeline:
             self.observer.delivered(delivery, (self.now_ms() - events_ended).astype(np.float32))
         started = self.clock()
         for work in flight.works:
-            if self.owned.get(work.partition) is work.owned:
-                self._settle(work, changed[work.partition])
+            mine = self.owned.get(work.partition) is work.owned
+            settled = mine and self._settle(work, changed[work.partition])
+            if settled and work.left and work.partition not in leaving:
+                self.source.seek(work.partition, work.owned.position)
         self.observer.took("settle", self.clock() - started)
 
     def _judge(
@@ -169,7 +195,8 @@ class Pipeline:
             if self.owned.get(work.partition) is not work.owned:
                 continue  # taken away, or to be loaded again: its new owner judges it
             owned = work.owned
-            judged = judge(work.partition, windows, mine, owned.incidents, self.settings.alerts)
+            windows, mine, unscored = without_unscored(windows, mine)
+            judged = judge(work.partition, windows, mine, owned.incidents, self.settings.alerts, owned.floor)
             changed[work.partition] = judged.touched
             self.observer.scored(windows, mine)
             # What ends before the committed offset has been published by an earlier owner.
@@ -181,7 +208,8 @@ class Pipeline:
             delivery.scores.extend(score_records(*about, judged.states, chosen, *names))
             changes = [change for change in judged.changes if fresh[change[0]]]
             delivery.alerts.extend(alert_records(*about, changes, self._expect, *names))
-            new = [reject for reject in work.rejects if reject.offset >= owned.committed]
+            rejects = sorted([*work.rejects, *unscored], key=lambda reject: reject.offset)
+            new = [reject for reject in rejects if reject.offset >= owned.committed]
             delivery.rejects.extend((work.partition, reject) for reject in new)
             ends.append(windows.timestamps[fresh, 1])
             if work.end > owned.committed:
@@ -191,17 +219,65 @@ class Pipeline:
     def _expect(self, values: Float32) -> Float32:
         return self.device.submit(self.scorer.reconstruct, values).result()
 
-    def _settle(self, work: Work, touched: Mapping[str, Incident | None]) -> None:
+    def _settle(self, work: Work, touched: Iterable[str]) -> bool:
+        """Whether the store took it."""
         owned = work.owned
         owned.committed = max(owned.committed, work.end)
-        alerts = {name: msgspec.msgpack.encode(state) if state else None for name, state in touched.items()}
-        try:
-            self.store.settle(work.partition, owned.life, owned.settled, work.end, alerts)
-        except Moved as moved:
-            self._reopen(work.partition, moved)
-            return
+        if not self._store_alerts(work.partition, owned, work.end, touched):
+            return False
         owned.settled = work.end
         owned.table.settled(work.added)
+        return True
+
+    def _store_alerts(self, partition: Partition, owned: Owned, upto: int, sensors: Iterable[str]) -> bool:
+        alerts = {name: owned.standing(name) for name in sensors}
+        try:
+            self.store.settle(partition, owned.life, owned.settled, upto, alerts)
+        except Moved as moved:
+            self._reopen(partition, moved)
+            return False
+        return True
+
+    # -- silence --------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Alert of sensors that fell silent or are heard again, in partitions that are read to their end."""
+        now = self.clock()
+        if self.heartbeats is None or now - self.looked < EVERY:
+            return
+        self.looked, lag = now, self.source.lag()
+        for partition, owned in list(self.owned.items()):
+            if owned.watch is None:
+                owned.watch = Watch(self.heartbeats)
+            if not owned.first and lag.get(partition) == 0:  # what has not been read is not missing
+                self._announce(partition, owned, owned.watch, now)
+
+    def _announce(self, partition: Partition, owned: Owned, watch: Watch, now: float) -> None:
+        """Remembered before it is published, and forgotten after: a crash in between repeats, but loses nothing."""
+        table = owned.table
+        fallen = [sensor for sensor in watch.silent(table, now) if sensor not in owned.silences]
+        owned.silences |= {sensor: begin(partition, sensor, table) for sensor in fallen}
+        if fallen and not self._store_alerts(partition, owned, owned.settled, fallen):
+            return
+        over = [sensor for sensor, silence in owned.silences.items() if ended(silence, sensor, table)]
+        records = []
+        for sensor, silence in owned.silences.items():
+            if sensor in over:
+                slot = table.slots[sensor]
+                heard = int(table.newest[slot]), int(table.offset[slot])
+                records.append(silence_record(partition, sensor, silence, watch.limit(sensor), self.model, heard))
+            elif silence.id not in watch.announced:
+                records.append(silence_record(partition, sensor, silence, watch.limit(sensor), self.model))
+        if records:
+            # The position does not move; naming it lets the broker refuse a worker that is no longer the owner.
+            delivery = Delivery([], records, [], {partition: owned.committed})
+            self.outlet.deliver(delivery)
+            self.observer.delivered(delivery, [])
+            watch.announced.update(record.id for record in records)
+        for sensor in over:
+            watch.announced.discard(owned.silences.pop(sensor).id)
+        if over:
+            self._store_alerts(partition, owned, owned.settled, over)
 
     # -- partitions come and go (`ports.Ownership`) ---------------------------------------------------------------
 
@@ -211,7 +287,7 @@ class Pipeline:
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Publish what is in flight while the partitions are still ours, then let go of them."""
-        self._finish()
+        self._finish(partitions)
         self._drop(partitions)
 
     def lost(self, partitions: Sequence[Partition]) -> None:
@@ -226,6 +302,7 @@ class Pipeline:
         self.flight = None
         self.waiting = list(dict.fromkeys([*self.waiting, *self.owned]))
         self.owned.clear()
+        self.source.pause(self.waiting)
 
     def close(self) -> None:
         """Leave the group, let go of everything; what is in flight and not drained is left to the next owner."""
@@ -258,16 +335,21 @@ class Pipeline:
                     self.store,
                     self.outlet,
                     self.rules,
-                    self.settings.delivery.lookback,
+                    self.lookback,
                     latest=self.settings.kafka.auto_offset_reset == "latest",
                 )
             except Moved:  # somebody else replaced the state first: load again
                 continue
-            self.source.seek(partition, owned.position)
+            if work is None:
+                self.source.seek(partition, owned.position)
+            else:  # only when what was left is done, so that it cannot pile up from crash to crash
+                self.source.pause([partition])
             self.owned[partition] = owned
             self.waiting.pop(0)
             self.observer.reconciled(partition, case)
-            log.info("partition %s: %s; committed %d, windows at %d", partition, case, owned.committed, owned.position)
+            level = logging.INFO if case in EXPECTED else logging.WARNING
+            found = partition, case, owned.committed, owned.position
+            log.log(level, "partition %s: %s; committed %d, windows at %d", *found)
             if work is not None:
                 works.append(work)
         return works
@@ -279,6 +361,12 @@ class Pipeline:
             pending=sum(len(work.windows) for work in self.flight.works) if self.flight else 0,
             lag=self.source.lag(),
         )
+
+
+def _standing(owned: Owned) -> dict[str, bytes]:
+    """Alert states that a new state of a partition begins with: those recovered from what was published."""
+    found = {name: owned.standing(name) for name in {*owned.incidents, *owned.silences}}
+    return {name: packed for name, packed in found.items() if packed is not None}
 
 
 def _reasons(rejects: Sequence[Reject]) -> Mapping[str, int]:

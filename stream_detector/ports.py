@@ -7,9 +7,9 @@ One contract suite per port (``tests/contract``) runs against every adapter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stream_detector.events import Alert, Errors, Float32, Partition, Reject, Score, Slice, Windows
 
@@ -25,6 +25,14 @@ class Ownership(Protocol):
 
     def lost(self, partitions: Sequence[Partition]) -> None:
         """These are already somebody else's: abandon what is in flight."""
+
+
+class Lookback(NamedTuple):
+    """How far to read back where the store has lost its state: whichever bound comes first."""
+
+    events: int  # of each sensor that is seen: enough
+    within: int  # ms of the records' own timestamps: no further
+    limit: int  # events of the partition: no further
 
 
 class Source(Protocol):
@@ -46,6 +54,18 @@ class Source(Protocol):
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """The first offset that still exists and the one after the last. Raises `Unavailable`."""
+
+    def identity(self, partition: Partition) -> str:
+        """Names this life of the log: another one if it was deleted and made anew. Empty where that is unknown."""
+
+    def reach(self, partition: Partition, before: int, lookback: Lookback) -> int:
+        """From where to read so that the sensors' state at ``before`` comes out, within the look-back's bounds.
+
+        Raises `Unavailable`.
+        """
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        """Read nothing of these until they are sought again. While all are paused, `poll` keeps us in the group."""
 
     def lag(self) -> Mapping[Partition, int]:
         """Offsets between our position and the log's end, by partition, from what the last polls told; no I/O."""
@@ -76,6 +96,8 @@ class Update:
     expired: list[str]  # sensors whose state is to be forgotten, before anything is appended
     pending: bytes  # what the windows and rejects of this batch are, for a later `load`; empty for none
     waiting: list[str]  # sensors with windows in `pending`
+    floor: int = 0  # stored when this creates the state: what ends before it was published by an earlier life
+    alerts: Mapping[str, bytes] = field(default_factory=dict)  # alert states to create the state with
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +110,10 @@ class Stored:
     settled: int  # windows that end before it are done
     headers: dict[str, bytes]  # every sensor
     pending: list[tuple[int, bytes]] = field(default_factory=list)  # (end of its batch, what `Update.pending` held)
+    floor: int = 0  # what ends before it was published by an earlier life of the state
     rows: dict[str, bytes] = field(default_factory=dict)  # of sensors with pending windows, all that is stored
     alerts: dict[str, bytes] = field(default_factory=dict)  # alert state by sensor, after the settled windows
+    whole: bool = True  # whether all of it is there, as far as the store can tell without the rows
 
 
 class WindowStore(Protocol):
@@ -107,7 +131,7 @@ class WindowStore(Protocol):
         """Apply one batch if the state is at ``update.start`` of ``update.life``; return the tails asked for.
 
         Where there is no state, it is created (position and settled at ``update.start``) if ``update.first``.
-        A tail is shorter than asked for if fewer rows exist.
+        A tail is shorter than asked for if fewer rows exist. Raises `Damaged` if other parts of the state are gone.
         """
 
     def settle(
@@ -138,7 +162,10 @@ class Scorer(Protocol):
         """Compile every batch shape, so that no later call pays for it."""
 
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:
-        """Errors of ``n`` windows, ``values`` (n, W, F) in raw units, in one forward pass a bucket; n may be 0."""
+        """Errors of ``n`` windows, ``values`` (n, W, F) in raw units, in one forward pass a bucket; n may be 0.
+
+        A window that cannot be scored though others can has a score of NaN. Raises `Unavailable` if none can.
+        """
 
     def reconstruct(self, values: Float32) -> Float32:
         """What the model expected, (n, W, F) in raw units. For the few windows of alerts."""
@@ -162,6 +189,13 @@ class Outlet(Protocol):
 
     def committed(self, partition: Partition) -> int | None:
         """The position of the last complete delivery, waiting out one that is still open; None if there is none."""
+
+    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+        """The last record of each alert of this partition that is not resolved, as far as published by then.
+
+        Only records whose events end before ``before`` count. May read all alerts there are: for a state that
+        was lost. Raises `Unavailable`, or `Refused` where results may not be read.
+        """
 
     def deliver(self, delivery: Delivery) -> None:
         """Publish all of it and commit its positions, or none of it (exactly-once mode).

@@ -8,28 +8,38 @@ resumed        R = C, nothing waits
 ahead          R > C: the windows that wait are judged; those that end before C are not published again
 behind         R < C: the store lost its last writes; events are read again, nothing is published before C
 empty          the store lost the state: events are read again from C minus a look-back
-replaced       the stored state belongs to other features, length or stride, or to another life of the topic
+replaced       the stored state belongs to other features, length or stride, or to another life of the topic: its
+               id changed, or R lies beyond the log's end
+truncated      the log no longer reaches back to C or R: retention removed events that nobody has read
 damaged        rows are missing from the stored state: as if it were empty
-rewound        C lies before what was settled: somebody reset the group's offsets, or the broker lost a commit; as if
-               the state were empty, so everything from C on is published again
+rewound        C lies before what was settled: somebody reset the group's offsets, or the broker lost a commit; as
+               if the state were empty, so everything from C on is published again
 =============  ==========================================================================================
+
+Where a state was lost, what is read again counts towards hysteresis but changes no alert: alerts that were open are
+taken from what was published (`Outlet.open_alerts`) and go on with their ids and revisions.
 """
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC
 
 import msgspec
 import numpy as np
 
-from stream_detector.alerts import Incident
+from stream_detector.alerts import Incident, Silence, Standing
 from stream_detector.errors import Damaged
-from stream_detector.events import Partition, Reject, Windows
-from stream_detector.ports import Outlet, Source, Stored, WindowStore
+from stream_detector.events import Alert, Partition, Reject, Windows
+from stream_detector.ports import Lookback, Outlet, Source, Stored, WindowStore
 from stream_detector.sensors import Rules, Table
-from stream_detector.windows import unpack_waiting
+from stream_detector.settings import Settings
+from stream_detector.silence import Watch
+from stream_detector.timestamps import parse
+from stream_detector.waiting import unpack_waiting
 
 
 @dataclass(slots=True)
@@ -37,12 +47,21 @@ class Owned:
     """A partition that is ours, and what we know of its stored state."""
 
     life: str
+    layout: str
     position: int  # the next event to append
     settled: int  # windows that end before it are done in the store
     committed: int  # nothing that ends before it may be published
+    floor: int  # windows that end before it change no alert: an earlier life of the state published what they changed
     first: bool  # whether the store has nothing yet
     table: Table
     incidents: dict[str, Incident]
+    silences: dict[str, Silence] = field(default_factory=dict)
+    watch: Watch | None = None
+
+    def standing(self, sensor: str) -> bytes | None:
+        """The sensor's alert state as it is stored; None if it has none."""
+        incident, silence = self.incidents.get(sensor), self.silences.get(sensor)
+        return None if incident is None and silence is None else msgspec.msgpack.encode(Standing(incident, silence))
 
 
 @dataclass(slots=True)
@@ -55,6 +74,7 @@ class Work:
     windows: Windows
     rejects: list[Reject]
     added: dict[str, int]  # rows by sensor
+    left: bool = False  # by an earlier owner; nothing more is read of the partition until it is settled
 
 
 def reconcile(
@@ -63,30 +83,36 @@ def reconcile(
     store: WindowStore,
     outlet: Outlet,
     rules: Rules,
-    lookback: int,
+    lookback: Lookback,
     *,
     latest: bool = False,
 ) -> tuple[Owned, Work | None, str]:
     """What we own now, the work that earlier owners left, and which case it was.
 
     The committed position is read first: once it is known, an older owner can no longer commit, so what is loaded
-    after it cannot be overtaken. ``lookback`` is in events. A partition that nobody worked on starts at its first
-    event, or after its last if ``latest``.
+    after it cannot be overtaken. A partition that nobody worked on starts at its first event, or after its last if
+    ``latest``.
     """
     first, end = source.bounds(partition)
     committed = outlet.committed(partition)
+    layout = f"{rules.layout}:{source.identity(partition)}"
     stored = store.load(partition)
-    case = "fresh" if committed is None else "empty"
-    if stored is not None:
+    if stored is None:
+        case = "fresh" if committed is None else "truncated" if committed < first else "empty"
+    else:
         if committed is not None and committed < stored.settled:
             # Settling follows committing: either we are a paused owner whose answer is old, or offsets were reset.
             committed = outlet.committed(partition)
         if stored.position > end:  # of another life of the topic, or a paused owner has read on since we asked
             first, end = source.bounds(partition)
-        if stored.layout != rules.layout or not first <= stored.position <= end:
+        if stored.layout != layout or stored.position > end:
             case = "replaced"
+        elif stored.position < first:
+            case = "truncated"
         elif committed is not None and committed < stored.settled:
             case = "rewound"
+        elif not stored.whole:
+            case = "damaged"
         else:
             try:
                 return _resume(partition, stored, stored.settled if committed is None else committed, rules)
@@ -95,20 +121,56 @@ def reconcile(
         store.discard(partition, stored.life)
     start = end if latest and case == "fresh" else first
     floor = start if committed is None or committed > end else max(committed, first)
-    position = max(first, floor - lookback)
-    return Owned(uuid.uuid4().hex, position, position, floor, True, Table(rules), {}), None, case
+    position = source.reach(partition, floor, lookback) if floor > first and case != "fresh" else floor
+    owned = Owned(
+        uuid.uuid4().hex, layout, position, position, floor, floor, first=True, table=Table(rules), incidents={}
+    )
+    if case != "fresh":
+        another = committed is None or committed > end  # log: what was published knows offsets of the earlier one
+        _recover(owned, outlet.open_alerts(partition, sys.maxsize if another else floor))
+    return owned, None, case
+
+
+def lookback_of(rules: Rules, settings: Settings) -> Lookback:
+    """By default enough of each sensor's events for a window and for all that hysteresis counts."""
+    delivery, alerts = settings.delivery, settings.alerts
+    enough = rules.length + rules.stride * (alerts.min_windows + alerts.resolve_windows)
+    return Lookback(delivery.lookback_events or enough, delivery.lookback_time, delivery.lookback_limit)
+
+
+def _recover(owned: Owned, alerts: Sequence[Alert]) -> None:
+    """Go on with alerts that were open when the state was lost."""
+    for alert in alerts:
+        started = parse(alert.started_at, UTC)
+        if alert.kind == "silence":
+            owned.silences[alert.sensor_id] = Silence(alert.id, started, alert.source.last_offset)
+        else:
+            owned.incidents[alert.sensor_id] = Incident(
+                alert.id, started, revision=alert.revision, severity=alert.severity, peak=alert.peak_score
+            )
 
 
 def _resume(partition: Partition, stored: Stored, committed: int, rules: Rules) -> tuple[Owned, Work | None, str]:
     table = Table.load(rules, stored.headers, stored.rows)
-    incidents = {name: msgspec.msgpack.decode(packed, type=Incident) for name, packed in stored.alerts.items()}
-    owned = Owned(stored.life, stored.position, stored.settled, committed, False, table, incidents)
+    standing = {name: msgspec.msgpack.decode(packed, type=Standing) for name, packed in stored.alerts.items()}
+    owned = Owned(
+        stored.life,
+        stored.layout,
+        stored.position,
+        stored.settled,
+        committed,
+        stored.floor,
+        first=False,
+        table=table,
+        incidents={name: state.incident for name, state in standing.items() if state.incident is not None},
+        silences={name: state.silence for name, state in standing.items() if state.silence is not None},
+    )
     batches = [unpack_waiting(rules, blob, stored.rows) for _, blob in stored.pending if blob]
     work = None
     if batches or committed < stored.position:
         rejects = [reject for _, some in batches for reject in some]
         windows = _join(rules, [windows for windows, _ in batches])
-        work = Work(partition, owned, stored.position, windows, rejects, dict(table.unsettled))
+        work = Work(partition, owned, stored.position, windows, rejects, dict(table.unsettled), left=True)
     if stored.position < committed:
         return owned, work, "behind"
     return owned, work, "ahead" if work is not None and stored.position > committed else "resumed"

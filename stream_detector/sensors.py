@@ -16,6 +16,7 @@ import numpy as np
 from stream_detector.events import Int64
 
 NEVER = int(np.iinfo(np.int64).min)  # "no event yet"
+FORMAT = 2  # of rows and headers as stored; state of another one cannot be gone on from
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Rules:
     grace: int = 0  # how far behind its sensor's newest an event may be
     duplicates: Literal["drop", "keep"] = "drop"
     max_gap: int | None = None  # a longer silence of the sensor starts its window over
+    clock_reset: int | None = None  # an event this far behind its sensor's newest: its clock was set back, start over
     ttl: int = 7 * 86_400_000  # sensors that fall this far behind their partition are forgotten
     max_sensors: int = 100_000  # a partition
     known: frozenset[str] | None = None  # sensors to accept; None: all
@@ -46,12 +48,15 @@ class Rules:
     @property
     def header(self) -> np.dtype[Any]:
         """One sensor's state beside its rows, followed by the recent timestamps that `grace` needs."""
-        return np.dtype([("newest", "<i8"), ("filled", "<i8"), ("last", "<f4", (len(self.features),))])
+        size = len(self.features)
+        return np.dtype(
+            [("newest", "<i8"), ("peak", "<i8"), ("filled", "<i8"), ("offset", "<i8"), ("last", "<f4", (size,))]
+        )
 
     @property
     def layout(self) -> str:
         """Names what stored state is good for: other features, length or stride cannot go on from it."""
-        text = msgspec.json.encode([self.features, self.length, self.stride])
+        text = msgspec.json.encode([FORMAT, self.features, self.length, self.stride])
         return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
@@ -64,7 +69,9 @@ class Table:
         self.free: list[int] = []
         size = 16
         self.newest = np.full(size, NEVER, np.int64)
+        self.peak = np.full(size, NEVER, np.int64)  # largest time so far, also before the clock was set back
         self.filled = np.zeros(size, np.int64)
+        self.offset = np.full(size, NEVER, np.int64)  # of the sensor's last event
         self.last = np.full((size, len(rules.features)), np.nan, np.float32)
         self.recent: dict[int, Int64] = {}  # timestamps within grace, where grace is used
         self.watermark = NEVER  # newest event time of the partition
@@ -81,12 +88,13 @@ class Table:
         for sensor, packed in headers.items():
             slot = table.add(sensor)
             head = np.frombuffer(packed, rules.header, count=1)[0]
-            table.newest[slot], table.filled[slot], table.last[slot] = head["newest"], head["filled"], head["last"]
+            table.newest[slot], table.peak[slot], table.filled[slot] = head["newest"], head["peak"], head["filled"]
+            table.offset[slot], table.last[slot] = head["offset"], head["last"]
             if len(packed) > size:
                 table.recent[slot] = np.frombuffer(packed, "<i8", offset=size).astype(np.int64)
         table.unsettled = {sensor: len(packed) // rules.row.itemsize for sensor, packed in rows.items()}
-        # The partition's newest sensor never expires, so the watermark needs no place of its own in the store.
-        table.watermark = int(table.newest.max())
+        # The sensor that made the watermark never expires, so it needs no place of its own in the store.
+        table.watermark = int(table.peak.max())
         return table
 
     def add(self, sensor: str) -> int:
@@ -95,7 +103,9 @@ class Table:
         if slot >= len(self.newest):
             grow = len(self.newest)
             self.newest = np.concatenate([self.newest, np.full(grow, NEVER, np.int64)])
+            self.peak = np.concatenate([self.peak, np.full(grow, NEVER, np.int64)])
             self.filled = np.concatenate([self.filled, np.zeros(grow, np.int64)])
+            self.offset = np.concatenate([self.offset, np.full(grow, NEVER, np.int64)])
             self.last = np.concatenate([self.last, np.full((grow, self.last.shape[1]), np.nan, np.float32)])
         self.slots[sensor] = slot
         return slot
@@ -103,7 +113,8 @@ class Table:
     def forget(self, sensor: str) -> None:
         """Free a sensor's slot."""
         slot = self.slots.pop(sensor)
-        self.newest[slot], self.filled[slot], self.last[slot] = NEVER, 0, np.nan
+        self.newest[slot] = self.peak[slot] = self.offset[slot] = NEVER
+        self.filled[slot], self.last[slot] = 0, np.nan
         self.recent.pop(slot, None)
         self.free.append(slot)
 
@@ -112,7 +123,8 @@ class Table:
         slots = [self.slots.get(sensor, -1) for sensor in sensors]
         index = np.array(slots, np.intp)
         heads = np.empty(len(slots), self.rules.header)
-        heads["newest"], heads["filled"], heads["last"] = self.newest[index], self.filled[index], self.last[index]
+        for name in heads.dtype.names or ():
+            heads[name] = getattr(self, name)[index]
         size, packed = heads.itemsize, heads.tobytes()
         return [
             packed[at * size : (at + 1) * size] + (self.recent[slot].tobytes() if slot in self.recent else b"")
@@ -124,7 +136,7 @@ class Table:
     def sweep(self) -> list[str]:
         """Forget the sensors that fell `ttl` behind the partition."""
         limit = self.watermark - self.rules.ttl
-        expired = [sensor for sensor, slot in self.slots.items() if self.newest[slot] < limit]
+        expired = [sensor for sensor, slot in self.slots.items() if self.peak[slot] < limit]
         for sensor in expired:
             self.forget(sensor)
         return expired

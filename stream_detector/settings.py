@@ -120,6 +120,14 @@ class Section(BaseModel):
         return given
 
 
+def _together(section: Section, *keys: str) -> None:
+    """Raise if one of these keys is set and another is not."""
+    given = [key for key in keys if getattr(section, key) is not None]
+    for key in keys:
+        if given and key not in given:
+            raise ValueError(f"{given[0]} needs {key} too; set both or none")
+
+
 class Kafka(Section):
     """kafka-python's own names, passed through unchanged; those below have defaults of ours."""
 
@@ -130,13 +138,14 @@ class Kafka(Section):
     group_instance_id: str | None = None
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # where a group starts that never committed
     sasl_plain_password: SecretStr | None = None
+    sasl_oauth_token_file: Path | None = None  # ours: holds the token for OAUTHBEARER, read anew at each login
     ssl_password: SecretStr | None = None
     proxy_url: SecretStr | None = None  # may hold a password
     socks5_proxy: SecretStr | None = None
 
     def client(self) -> dict[str, Any]:
         """What was set, secrets revealed, as keyword arguments of kafka-python."""
-        given = self.model_dump(exclude_none=True)
+        given = self.model_dump(exclude_none=True, exclude={"sasl_oauth_token_file"})
         return {
             key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in given.items()
         }
@@ -159,9 +168,23 @@ class Topics(Section):
 
 class Redis(Section):
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")  # may hold a password, hence secret
+    username: str | None = None  # of Redis' ACL; it and the password win over those in the URL
     password: SecretStr | None = None
+    ca_file: Path | None = None  # for rediss://; the system's authorities count too
+    cert_file: Path | None = None
+    key_file: Path | None = None
     timeout: Duration = 5_000
     prefix: str = Field("sd", min_length=1, pattern=r"^[^{}\s]+$")
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> Redis:
+        _together(self, "cert_file", "key_file")
+        for key in ("ca_file", "cert_file"):
+            if getattr(self, key) is not None and not self.url.get_secret_value().startswith("rediss://"):
+                raise ValueError(f"{key} does nothing without TLS; write rediss:// in url")
+        if self.username is not None and self.password is None:
+            raise ValueError("username needs password too; set both, or write them into url")
+        return self
 
 
 class Columns(Section):
@@ -190,8 +213,15 @@ class Window(Section):
     grace: Duration = 0
     duplicates: Literal["drop", "keep"] = "drop"
     max_gap: Duration | None = None  # None: no gap starts a window over
+    clock_reset: Duration | None = None  # an event further behind: the sensor's clock was set back; None: it is late
     ttl: Duration = 7 * 86_400_000
-    max_sensors: int = Field(100_000, gt=0)  # per partition
+    max_sensors: int = Field(100_000, gt=0, le=10_000_000)  # per partition
+
+    @model_validator(mode="after")
+    def _apart(self) -> Window:
+        if self.clock_reset is not None and self.clock_reset <= self.grace:
+            raise ValueError("clock_reset must be longer than grace: what is late by less is no reset of the clock")
+        return self
 
 
 class Alerts(Section):
@@ -210,6 +240,15 @@ class Alerts(Section):
         return self
 
 
+class Silence(Section):
+    """Alerts of kind `silence`: a sensor that was expected to speak and did not."""
+
+    after: Duration | Literal["off", "learned"] = "off"  # learned: by the usual interval of each sensor in training
+    factor: float = Field(10.0, gt=1)  # learned: silent for so many usual intervals …
+    at_least: Duration = 60_000  # … and for so long
+    sensors: dict[str, Duration] = {}  # by pattern of sensor ids, such as {"pump-*" = "5m"}; the first that fits wins
+
+
 class Publish(Section):
     scores: Literal["all", "anomalous", "none"] = "all"
 
@@ -217,12 +256,28 @@ class Publish(Section):
 class Delivery(Section):
     mode: Literal["exactly_once", "at_least_once"] = "exactly_once"
     transaction_timeout: Duration = 10_000
-    lookback: int = Field(100_000, ge=0)  # events read again per partition when Redis has lost its state
+    fenced: Literal["rejoin", "exit"] = "rejoin"  # what a worker does that another has taken over from
+    # What is read again where Redis has lost its state, whichever bound comes first:
+    lookback_events: int | None = Field(None, ge=1)  # of each sensor; None: a window and what hysteresis counts
+    lookback_time: Duration = 86_400_000  # by the records' own timestamps
+    lookback_limit: int = Field(1_000_000, ge=0)  # events of a partition
 
 
 class Metrics(Section):
     host: str = "127.0.0.1"
     port: int = Field(9464, ge=0, le=65_535)
+    tls_cert_file: Path | None = None  # both: https; read anew when they change
+    tls_key_file: Path | None = None
+    username: str | None = None  # both: asked for at /metrics; /livez and /readyz stay open
+    password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _no_contradictions(self) -> Metrics:
+        _together(self, "tls_cert_file", "tls_key_file")
+        _together(self, "username", "password")
+        if self.username is not None and ":" in self.username:
+            raise ValueError("username must not hold a colon; HTTP puts one between user and password")
+        return self
 
 
 class Bundle(Section):
@@ -234,7 +289,8 @@ class Device(Section):
 
 
 class Poll(Section):
-    max_records: int = Field(20_000, ge=1)  # in a batch, hence in a transaction
+    max_records: int = Field(20_000, ge=1, le=100_000)  # in a batch, hence in a transaction
+    max_window_bytes: int = Field(268_435_456, ge=1)  # of a batch's windows; wide models get smaller batches
     timeout: Duration = 500
 
 
@@ -248,6 +304,7 @@ class Settings(BaseSettings):
     events: EventRules = EventRules()
     window: Window = Window()
     alerts: Alerts = Alerts()
+    silence: Silence = Silence()
     publish: Publish = Publish()
     delivery: Delivery = Delivery()
     metrics: Metrics = Metrics()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stream_detector import alerts
 from stream_detector.alerts import Incident
 from stream_detector.codec import identify, rfc3339, rfc3339_all
-from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Score, State, Windows
+from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Reject, Score, State, Windows
 from stream_detector.settings import Alerts
 
 DIGITS = (6, 7, 8, 9)  # six are always held by a float32, nine always tell it from its neighbours
@@ -25,10 +25,32 @@ class Judged(NamedTuple):
     touched: dict[str, Incident | None]  # sensors whose incident is another than before
 
 
+def without_unscored(windows: Windows, errors: Errors) -> tuple[Windows, Errors, list[Reject]]:
+    """Windows that have a score, and a reject for the last event of each that has none."""
+    if np.isfinite(errors.score).all():
+        return windows, errors, []
+    missing = np.flatnonzero(~np.isfinite(errors.score)).tolist()
+    message = "the device gives no score for the window that ends with this event"
+    rejects = [
+        Reject(int(windows.offsets[at, 1]), "unscorable", message, windows.sensors[at].encode(errors="replace"))
+        for at in missing
+    ]
+    chosen = np.flatnonzero(np.isfinite(errors.score))
+    return windows.take(chosen), errors.take(chosen), rejects
+
+
 def judge(
-    partition: Partition, windows: Windows, errors: Errors, incidents: MutableMapping[str, Incident], policy: Alerts
+    partition: Partition,
+    windows: Windows,
+    errors: Errors,
+    incidents: MutableMapping[str, Incident],
+    policy: Alerts,
+    floor: int = 0,
 ) -> Judged:
-    """Move the alerts of a partition on by its windows, in order; ``incidents`` is the state before and after."""
+    """Move the alerts of a partition on by its windows, in order; ``incidents`` is the state before and after.
+
+    Windows that end before ``floor`` are muted: see `alerts.advance`.
+    """
     states: list[State] = ["normal"] * len(windows)
     changes: list[tuple[int, Incident, alerts.Change]] = []
     touched: dict[str, Incident | None] = {}
@@ -36,8 +58,9 @@ def judge(
         before = incidents.get(sensor)
         if before is None and score < 1:
             continue
-        opening = ("", 0) if before is not None else _opening(partition, windows, at)
-        after, change = alerts.advance(before, score, opening, policy)
+        last, ended = int(windows.offsets[at, 1]), int(windows.timestamps[at, 1])
+        opening = ("" if before is not None else identify(sensor, *partition, last), ended)
+        after, change = alerts.advance(before, score, opening, policy, muted=last < floor)
         if change is not None and after is not None:
             changes.append((at, after, change))
         if after is None or change == "resolved":
@@ -47,11 +70,6 @@ def judge(
             incidents[sensor] = touched[sensor] = after
             states[at] = after.state
     return Judged(states, changes, touched)
-
-
-def _opening(partition: Partition, windows: Windows, at: int) -> tuple[str, int]:
-    last = int(windows.offsets[at, 1])
-    return identify(windows.sensors[at], *partition, last), int(windows.timestamps[at, 1])
 
 
 def score_records(

@@ -8,11 +8,10 @@ loop runs over the sensors of a batch, not over its events.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,9 +62,10 @@ def advance(table: Table, events: Events, raw: Sequence[tuple[bytes | None, byte
         before = table.watermark
         _apply(table, events, done, stop, parts, refused, counts)
         if before != NEVER and table.watermark // tick > before // tick:
-            expired.update(table.sweep())
+            swept = table.sweep()
+            expired.update(swept)
+            counts["expired"] += len(swept)
         done = stop
-    counts["expired"] += len(expired)
     rejects = [
         Reject(int(events.offsets[at]), reason, message, *(raw[at] if raw else (None, None)))
         for at, reason, message in refused
@@ -110,6 +110,7 @@ def _apply(
     first = np.flatnonzero(np.r_[True, slot[1:] != slot[:-1]])  # of each sensor
     group = np.cumsum(np.r_[False, slot[1:] != slot[:-1]])
     newest = _newest_before(time, table.newest[slot[first]], first, group)
+    reset = _resets(table, slot, time, newest, first, group)
 
     seen = newest != NEVER
     behind = np.where(seen, newest - time, 0)
@@ -118,8 +119,10 @@ def _apply(
     disordered = (behind > 0) & ~late
     if rules.grace:
         for at in np.flatnonzero(disordered).tolist():
-            earlier = time[first[group[at]] : at]
-            recent = table.recent.get(int(slot[at]))
+            head = int(first[group[at]])
+            since = _since_reset(reset, head, at)
+            earlier = time[since:at]
+            recent = table.recent.get(int(slot[at])) if since == head and not reset[head] else None
             duplicate[at] = bool((earlier == time[at]).any() or (recent is not None and (recent == time[at]).any()))
     if rules.duplicates == "keep":
         duplicate[:] = False
@@ -132,6 +135,7 @@ def _apply(
 
     good = ~late & ~duplicate
     order, slot, time, newest, behind = order[good], slot[good], time[good], newest[good], behind[good]
+    reset = reset[good]
     counts["accepted"] += len(order)
     if not len(order):
         return
@@ -143,7 +147,7 @@ def _apply(
     counts["imputed"] += int(imputed.any(axis=1).sum())
 
     position = np.arange(len(slot))
-    gap = np.zeros(len(slot), bool) if rules.max_gap is None else (newest != NEVER) & (-behind > rules.max_gap)
+    gap = reset if rules.max_gap is None else reset | ((newest != NEVER) & (-behind > rules.max_gap))
     counts["restarted"] += int(gap.sum())
     base = np.maximum.accumulate(np.where(gap | border, position, 0))  # where the window last started over
     begun = np.where(gap[base], 0, table.filled[slot])
@@ -153,14 +157,16 @@ def _apply(
     rows = np.empty(len(slot), rules.row)
     rows["timestamp"], rows["offset"], rows["values"] = time, events.offsets[start:stop][order], values
     rows["imputed"] = np.packbits(imputed, axis=1)
-    table.filled[touched] = filled[last]
-    table.newest[touched] = np.maximum(table.newest[touched], np.maximum.reduceat(time, first))
+    table.filled[touched], table.offset[touched] = filled[last], rows["offset"][last]
+    # Of the last event and what came before it: with a clock that was set back, not the largest there was.
+    table.newest[touched] = np.maximum(newest[last], time[last])
+    table.peak[touched] = np.maximum(table.peak[touched], np.maximum.reduceat(time, first))
     table.watermark = max(table.watermark, int(time.max()))
     names = [events.sensors[start + at] for at in order[first].tolist()]
     for name, at, to in zip(names, first.tolist(), (last + 1).tolist(), strict=True):
         parts[name].append(_Part(rows[at:to], full[at:to]))
     if rules.grace:
-        _remember(table, touched, time, first, last)
+        _remember(table, touched, time, reset, first, last)
 
 
 def _lookup(table: Table, refused: list[tuple[int, str, str]], start: int) -> Callable[[tuple[int, str]], int]:
@@ -197,6 +203,32 @@ def _newest_before(time: Int64, initial: Int64, first: NDArray[np.intp], group: 
     return np.where(running == 0, NEVER, running + floor - 1)
 
 
+def _resets(
+    table: Table,
+    slot: NDArray[np.intp],
+    time: Int64,
+    newest: Int64,
+    first: NDArray[np.intp],
+    group: NDArray[np.intp],
+) -> Bool:
+    """Which events show that their sensor's clock was set back; ``newest`` begins anew with them, in place.
+
+    The loop runs over the events of sensors to whom that happens in this batch, and over no others.
+    """
+    limit, reset = table.rules.clock_reset, np.zeros(len(time), bool)
+    if limit is None:
+        return reset
+    last = np.r_[first[1:], len(time)]
+    for at in np.unique(group[(newest != NEVER) & (newest - time > limit)]).tolist():
+        current = int(table.newest[slot[first[at]]])
+        for event in range(int(first[at]), int(last[at])):
+            moment = int(time[event])
+            reset[event] = current != NEVER and current - moment > limit
+            newest[event] = NEVER if reset[event] else current
+            current = moment if reset[event] else max(current, moment)
+    return reset
+
+
 def _impute(
     table: Table,
     values: Float32,
@@ -223,12 +255,25 @@ def _impute(
     return values, missing
 
 
+def _since_reset(reset: Bool, begun: int, at: int) -> int:
+    """Where a sensor's clock was last set back among its events from ``begun`` up to ``at``; ``begun`` if nowhere."""
+    found = np.flatnonzero(reset[begun:at])
+    return begun + int(found[-1]) if len(found) else begun
+
+
 def _remember(
-    table: Table, touched: NDArray[np.intp], time: Int64, first: NDArray[np.intp], last: NDArray[np.intp]
+    table: Table,
+    touched: NDArray[np.intp],
+    time: Int64,
+    reset: Bool,
+    first: NDArray[np.intp],
+    last: NDArray[np.intp],
 ) -> None:
     """Keep the timestamps that a duplicate within grace could repeat."""
     for slot, at, to in zip(touched.tolist(), first.tolist(), (last + 1).tolist(), strict=True):
-        times = np.concatenate([table.recent.get(slot, np.empty(0, np.int64)), time[at:to]])
+        since = _since_reset(reset, at, to)
+        known = np.empty(0, np.int64) if reset[since] else table.recent.get(slot, np.empty(0, np.int64))
+        times = np.concatenate([known, time[since:to]])
         table.recent[slot] = np.unique(times[times >= table.newest[slot] - table.rules.grace])
 
 
@@ -282,10 +327,10 @@ def assemble(rules: Rules, change: Change, tails: Sequence[bytes]) -> Windows:
     ends = np.cumsum([len(tail) // rules.row.itemsize for tail in tails], dtype=np.int64)
     sensors = [change.sensors[index] for index in change.which.tolist()]
     last = (ends[change.which] if len(change.which) else change.back) - 1 - change.back
-    return _windows(rules, rows, sensors, last)
+    return cut(rules, rows, sensors, last)
 
 
-def _windows(rules: Rules, rows: NDArray[Any], sensors: list[str], last: Int64) -> Windows:
+def cut(rules: Rules, rows: NDArray[Any], sensors: list[str], last: Int64) -> Windows:
     """Windows that end at the rows ``last`` (n)."""
     chosen = rows[last[:, None] + np.arange(1 - rules.length, 1)]  # (n, W)
     size = len(rules.features)
@@ -299,46 +344,6 @@ def _windows(rules: Rules, rows: NDArray[Any], sensors: list[str], last: Int64) 
         np.asarray(imputed.any(axis=1), bool),
         (1 - imputed.mean(axis=(1, 2))).astype(np.float32),
     )
-
-
-class _Waiting(msgspec.Struct, array_like=True):
-    """What a store keeps of a batch that is appended but not yet delivered."""
-
-    sensors: list[str]  # (n) of each window
-    ends: bytes  # (n) int64, offset of each window's last event
-    rejects: list[tuple[int, str, str, bytes | None, bytes | None]]
-
-
-def pack_waiting(change: Change, rejects: Sequence[Reject]) -> bytes:
-    """A batch's windows (by reference to the stored rows) and rejects, for `unpack_waiting` after a crash."""
-    if not len(change.which) and not rejects:
-        return b""
-    sensors = [change.sensors[index] for index in change.which.tolist()]
-    plain = [(reject.offset, reject.reason, reject.message, reject.key, reject.value) for reject in rejects]
-    return msgspec.msgpack.encode(_Waiting(sensors, change.ends.tobytes(), plain))
-
-
-def unpack_waiting(rules: Rules, packed: bytes, rows: Mapping[str, bytes]) -> tuple[Windows, list[Reject]]:
-    """Windows and rejects of a batch that an earlier owner left undelivered; ``rows`` are its sensors' stored rows.
-
-    Raises `Damaged` if rows are missing.
-    """
-    waiting = msgspec.msgpack.decode(packed, type=_Waiting)
-    names = sorted(set(waiting.sensors))
-    stored = [np.frombuffer(rows[name], rules.row) for name in names]
-    base = dict(zip(names, np.cumsum([0, *map(len, stored)]).tolist(), strict=False))
-    by_name = dict(zip(names, stored, strict=True))
-    ends = np.frombuffer(waiting.ends, np.int64)
-    last = []
-    for sensor, end in zip(waiting.sensors, ends.tolist(), strict=True):
-        offsets = by_name[sensor]["offset"]
-        at = int(np.searchsorted(offsets, end))
-        if at + 1 < rules.length or at == len(offsets) or offsets[at] != end:
-            raise Damaged(f"rows of {sensor!r} are missing")
-        last.append(base[sensor] + at)
-    every = np.concatenate([np.empty(0, rules.row), *stored])
-    windows = _windows(rules, every, waiting.sensors, np.array(last, np.int64))
-    return windows, [Reject(*reject) for reject in waiting.rejects]
 
 
 class Rolling:

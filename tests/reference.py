@@ -15,6 +15,7 @@ from stream_detector.windows import SWEEPS
 @dataclass
 class Sensor:
     newest: int
+    peak: int
     filled: int = 0
     rows: list[tuple[int, int, list[float], list[bool]]] = field(default_factory=list)
     last: dict[int, float] = field(default_factory=dict)
@@ -38,7 +39,9 @@ def reference_windows(events: Events, rules: Rules) -> tuple[list[dict[str, Any]
             if len(sensors) >= rules.max_sensors:
                 rejects.append((offset, "too-many-sensors"))
                 continue
-            sensor = sensors[name] = Sensor(newest=time)
+            sensor = sensors[name] = Sensor(newest=time, peak=time)
+        elif rules.clock_reset is not None and sensor.newest - time > rules.clock_reset:
+            sensor.newest, sensor.filled, sensor.times = time, 0, set()
         elif time < sensor.newest - rules.grace:
             rejects.append((offset, "late"))
             continue
@@ -57,7 +60,7 @@ def reference_windows(events: Events, rules: Rules) -> tuple[list[dict[str, Any]
                 value = float(np.float32(rules.means[index]))
             row.append(value)
             imputed.append(missing)
-        sensor.newest = max(sensor.newest, time)
+        sensor.newest, sensor.peak = max(sensor.newest, time), max(sensor.peak, time)
         sensor.times.add(time)
         sensor.filled += 1
         sensor.rows.append((time, offset, row, imputed))
@@ -74,5 +77,5 @@ def reference_windows(events: Events, rules: Rules) -> tuple[list[dict[str, Any]
             )
         before, watermark = watermark, time if watermark is None else max(watermark, time)
         if before is not None and watermark // tick > before // tick:
-            sensors = {name: s for name, s in sensors.items() if s.newest >= watermark - rules.ttl}
+            sensors = {name: s for name, s in sensors.items() if s.peak >= watermark - rules.ttl}
     return windows, rejects

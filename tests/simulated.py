@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from stream_detector.adapters.memory import Silent
+from stream_detector.alerts import unresolved
 from stream_detector.errors import Fenced
-from stream_detector.events import Errors, Events, Float32, Model, Partition, Reject, Slice
+from stream_detector.events import Alert, Errors, Events, Float32, Model, Partition, Reject, Slice
 from stream_detector.pipeline import Pipeline
-from stream_detector.ports import Delivery, Ownership, Stored, Update, WindowStore
+from stream_detector.ports import Delivery, Lookback, Ownership, Stored, Update, WindowStore
 from stream_detector.sensors import Rules
 from stream_detector.settings import Alerts, Settings
 from stream_detector.settings import Delivery as DeliverySettings
@@ -32,6 +33,7 @@ class Broker:
 
     def __init__(self, log: Sequence[Record]) -> None:
         self.log = log
+        self.identity = "topic-1"
         self.committed: int | None = None
         self.published: list[Any] = []
         self.generation = 0
@@ -89,8 +91,17 @@ class SimulatedSource:
     def bounds(self, partition: Partition) -> tuple[int, int]:
         return 0, len(self.broker.log)
 
+    def identity(self, partition: Partition) -> str:
+        return self.broker.identity
+
+    def reach(self, partition: Partition, before: int, lookback: Lookback) -> int:
+        return max(self.bounds(partition)[0], before - lookback.limit)
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self.position = None if PARTITION in partitions else self.position
+
     def lag(self) -> Mapping[Partition, int]:
-        return {}
+        return {} if self.position is None else {PARTITION: len(self.broker.log) - self.position}
 
     @property
     def finished(self) -> bool:
@@ -115,6 +126,10 @@ class SimulatedOutlet:
             else:
                 self.checkpoint()  # we are the older owner, and wait for the newer one's
         return self.broker.committed
+
+    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+        records = [record for record in self.broker.published if isinstance(record, Alert)]
+        return unresolved(records, partition, before)
 
     def deliver(self, delivery: Delivery) -> None:
         self.checkpoint()
@@ -181,7 +196,9 @@ class SumScorer:
 
 
 RULES = Rules(("x",), length=3, stride=2, means=(0.0,), ttl=1_000, max_gap=200)
-SETTINGS = Settings(alerts=Alerts(min_windows=2, resolve_windows=2), delivery=DeliverySettings(lookback=1_000_000))
+SETTINGS = Settings(
+    alerts=Alerts(min_windows=2, resolve_windows=2), delivery=DeliverySettings(lookback_limit=1_000_000)
+)
 
 
 class Worker:

@@ -107,7 +107,7 @@ class World:
         self.broker.log = log[:until]
         source, observer = Topic(self.broker, self.first), Noting()
         outlet = Outlet(self.broker, source, crash, after=after)
-        settings = Settings(alerts=POLICY, delivery=DeliverySettings(lookback=self.lookback))
+        settings = Settings(alerts=POLICY, delivery=DeliverySettings(lookback_limit=self.lookback))
         pipeline = Pipeline(
             source, self.store, SumScorer(), outlet, observer, self.rules, Model("m", "1"), settings, now_ms=lambda: 0.0
         )

@@ -31,7 +31,7 @@ from stream_detector.thresholds import (
 from stream_detector.timestamps import rfc3339
 from training.autoencoders import BUILDERS
 from training.calibrate import error_statistics, errors_of, fit_scaler, scale_values, series_of
-from training.data import Data, read
+from training.data import Data, periods, read
 from training.fit import History, fit
 from training.progress import Progress, silent
 from training.report import Picture, Summary, write_report
@@ -208,6 +208,14 @@ def _held_out(options: TrainOptions) -> int:
     return max(1, options.max_windows // 7)
 
 
+def _intervals(data: Data) -> dict[str, float]:
+    """The usual time between events, ms, of each sensor and (under "") of all: how long a sensor may be silent."""
+    found = periods(data.sensors, data.timestamps, data.rules.length, data.rules.stride)
+    return {sensor: round(interval, 1) for sensor, interval in found.items()} | {
+        "": round(float(np.median(list(found.values()))), 1)
+    }
+
+
 def _manifest(
     out: Path,
     data: Data,
@@ -236,6 +244,7 @@ def _manifest(
         backend=keras.backend.backend(),
         span=(rfc3339(int(data.timestamps[:, 0].min())), rfc3339(int(data.timestamps[:, 1].max()))),
         sensors=tuple(sorted(set(data.sensors))),
+        intervals=_intervals(data),
         units=dict(units),
         libraries=installed,
         metrics={

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from heapq import merge
 from pathlib import Path
@@ -16,15 +16,17 @@ import numpy as np
 
 from stream_detector.adapters.formats import File, count, decoded, name_sensors
 from stream_detector.adapters.formats import discover_features as discover_features  # found where files are
-from stream_detector.codec import Decoder, dead_letter_headers, encode_alert, encode_score
+from stream_detector.alerts import unresolved
+from stream_detector.codec import Decoder, dead_letter_headers, decode_alert, encode_alert, encode_score
 from stream_detector.errors import DataError, Unavailable
-from stream_detector.events import Events, Float32, Partition, Reject, Slice
-from stream_detector.ports import Delivery, Ownership
+from stream_detector.events import Alert, Events, Float32, Partition, Reject, Slice
+from stream_detector.ports import Delivery, Lookback, Ownership
 
 FILES = Partition("files", 0)
 """All files of a replay are one partition; an offset is the number of a row in the merged order."""
 
-OUTPUTS = ("scores.jsonl", "alerts.jsonl", "dead-letters.jsonl")
+ALERTS = "alerts.jsonl"
+OUTPUTS = ("scores.jsonl", ALERTS, "dead-letters.jsonl")
 POSITION = "position.json"
 
 
@@ -73,6 +75,7 @@ class FileSource:
         self._total: int | None = None
         self._anchor: tuple[float, int] | None = None  # a clock reading and the event time that it stands for
         self._finished = False
+        self._paused = False
 
     def open(self, ownership: Ownership) -> None:
         self._ownership = ownership
@@ -83,13 +86,15 @@ class FileSource:
             ownership, self._ownership = self._ownership, None
             ownership.assigned([FILES])
             return []
+        if self._paused:
+            return []
         items, start = self._take(timeout), self._position
         self._position += len(items)
         return [self._slice(start, items)] if items else []
 
     def seek(self, partition: Partition, offset: int) -> None:
         self._position = offset
-        self._finished = False
+        self._finished = self._paused = False
         self._anchor = None
         ahead = self._read - (self._next is not None)  # the row that the files stand before
         if offset < ahead and any(file.path == "-" for file in self.files):
@@ -106,6 +111,16 @@ class FileSource:
                 return 0, self._read
             self._total = sum(map(count, self.files))
         return 0, self._total
+
+    def identity(self, partition: Partition) -> str:
+        return ""
+
+    def reach(self, partition: Partition, before: int, lookback: Lookback) -> int:
+        """As far as the limit goes: what the rows say is not looked at."""
+        return max(0, before - lookback.limit)
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self._paused = FILES in partitions
 
     def lag(self) -> Mapping[Partition, int]:
         """Empty until the end is known, by `bounds` or by getting there."""
@@ -235,6 +250,15 @@ class FileOutlet:
 
     def committed(self, partition: Partition) -> int | None:
         return self._positions.get(partition)
+
+    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+        path = self.directory / ALERTS
+        try:
+            with path.open("rb") as stream:
+                lines = stream.read(self._lengths[OUTPUTS.index(ALERTS)]).splitlines()
+        except OSError as error:
+            raise Unavailable(f"{path}: {error.strerror or error}") from error
+        return unresolved(filter(None, map(decode_alert, lines)), partition, before)
 
     def deliver(self, delivery: Delivery) -> None:
         self._append(delivery)

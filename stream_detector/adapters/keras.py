@@ -22,6 +22,7 @@ their sum.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ from keras import ops
 from stream_detector.bundle import Bundle, ErrorStatistics, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
 from stream_detector.events import Errors, Float32, Float64
+
+log = logging.getLogger(__name__)
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
 BUCKETS = (16, 64, 256, 1024, 4096, 16384)  # batch sizes that are compiled; others are padded to the next
@@ -137,7 +140,9 @@ class CompiledModel:
     def errors(self, values: Float32, rows: Sequence[int]) -> Errors:
         """Errors of ``n`` raw windows (n, W, F), judged by the thresholds in these rows of the table."""
         flat = self._run("score", values, np.asarray(rows, np.int32))  # (n, 4 + F)
-        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 4:], flat[:, 3].astype(np.int32))
+        flat = np.where(np.isfinite(flat[:, :1]), flat, np.float32(np.nan))
+        worst = np.nan_to_num(flat[:, 3]).astype(np.int32)
+        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 4:], worst)
 
     def residuals(self, values: Float32) -> Float32:
         """Residuals in scaled units, (n, W, F)."""
@@ -151,28 +156,53 @@ class CompiledModel:
         """Cut and pad to the buckets, put all cuts in the device's queue, then wait for the results."""
         if values.shape[1:] != self.shape:
             raise ValueError(f"windows are {values.shape[1:]}, the model takes {self.shape}")
-        waiting: list[tuple[int, Tensor]] = []
-        at = 0
+        most = self.buckets[-1]
+        cuts = [(at, min(at + most, len(values))) for at in range(0, len(values), most)]
         try:
-            while at < len(values):
-                left = min(len(values) - at, self.buckets[-1])
-                bucket = next(size for size in self.buckets if size >= left)
-                window = np.zeros((bucket, *self.shape), np.float32)
-                window[:left] = values[at : at + left]
-                row = np.zeros(bucket, np.int32)
-                row[:left] = rows[at : at + left]
-                waiting.append((left, self._program(name, bucket)(window, row)))
-                at += left
-            done = [np.asarray(ops.convert_to_numpy(result), np.float32)[:left] for left, result in waiting]
+            waiting = [(to - at, self._queue(name, values[at:to], rows[at:to])) for at, to in cuts]
+            done = [self._fetch(result, count) for count, result in waiting]
         except Exception as error:  # whatever the device's library raises: out of memory, device lost, …
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Unavailable(
-                f"the device failed on {len(values)} windows: {first}; "
-                "lower device.max_batch_windows, or check the device"
-            ) from error
+            log.warning("the device failed on %d windows, trying fewer at once: %s", len(values), _first_line(error))
+            done = [self._in_halves(name, values, rows)]
         wide = 4 + self.shape[1]
         nothing = np.zeros((0, wide) if name == "score" else (0, *self.shape), np.float32)
         return np.concatenate(done) if done else nothing
+
+    def _queue(self, name: str, values: Float32, rows: Any) -> Tensor:
+        bucket = next(size for size in self.buckets if size >= len(values))
+        window = np.zeros((bucket, *self.shape), np.float32)
+        window[: len(values)] = values
+        row = np.zeros(bucket, np.int32)
+        row[: len(values)] = rows
+        return self._program(name, bucket)(window, row)
+
+    def _fetch(self, result: Tensor, count: int) -> Float32:
+        return np.asarray(ops.convert_to_numpy(result), np.float32)[:count]
+
+    def _in_halves(self, name: str, values: Float32, rows: Any) -> Float32:
+        """After a failure: ever fewer windows at once. One that fails alone comes back as NaN."""
+        smallest = self.buckets[0]
+        try:
+            self._fetch(self._queue(name, np.zeros((smallest, *self.shape), np.float32), [0] * smallest), 0)
+        except Exception as error:
+            raise Unavailable(f"the device fails: {_first_line(error)}; check it, or restart the worker") from error
+        done: list[Float32] = []
+        left = [(0, len(values))]
+        while left:
+            at, to = left.pop()
+            try:
+                if to - at > self.buckets[-1]:
+                    raise ValueError("more than the largest batch")
+                done.append(self._fetch(self._queue(name, values[at:to], rows[at:to]), to - at))
+            except Exception as error:
+                if to - at > 1:
+                    middle = (at + to) // 2
+                    left += [(middle, to), (at, middle)]
+                    continue
+                log.warning("the device fails on one window and not on others: %s", _first_line(error))
+                wide = (4 + self.shape[1],) if name == "score" else self.shape
+                done.append(np.full((1, *wide), np.nan, np.float32))
+        return np.concatenate(done)
 
     def _program(self, name: str, bucket: int) -> Callable[[Float32, Any], Tensor]:
         if (name, bucket) not in self.compiled:
@@ -242,9 +272,8 @@ def load_model(bundle: Bundle) -> Any:
         try:
             model = keras.saving.load_model(file, custom_objects=None, compile=False, safe_mode=True)
         except Exception as error:  # Keras raises whatever its readers raise: zipfile, json, h5py, its own
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BundleError(
-                f"{bundle.path}: model.keras cannot be loaded: {first}; train the bundle again"
+                f"{bundle.path}: model.keras cannot be loaded: {_first_line(error)}; train the bundle again"
             ) from error
     wanted = (None, bundle.manifest.length, len(bundle.manifest.features))
     for what, shape in (("takes", model.input_shape), ("returns", model.output_shape)):
@@ -266,6 +295,10 @@ def prepare_backend() -> None:
         for gpu in tf.config.list_physical_devices("GPU"):
             with suppress(RuntimeError):  # in use by us already: too late to change, and no harm
                 tf.config.experimental.set_memory_growth(gpu, True)  # several workers share one GPU
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _resident(values: Any) -> Tensor:

@@ -16,6 +16,7 @@ class _State:
     layout: str
     position: int
     settled: int
+    floor: int
     headers: dict[str, bytes] = field(default_factory=dict)
     rows: dict[str, bytes] = field(default_factory=dict)
     pending: list[tuple[int, bytes, list[str], list[str]]] = field(default_factory=list)
@@ -41,6 +42,7 @@ class MemoryStore:
             state.settled,
             dict(state.headers),
             [(end, blob) for end, blob, _, _ in state.pending],
+            state.floor,
             {sensor: state.rows[sensor] for sensor in waiting},
             dict(state.alerts),
         )
@@ -51,7 +53,9 @@ class MemoryStore:
         if state is None:
             if not update.first:
                 raise Moved("no state")
-            state = self.states[partition] = _State(update.life, update.layout, update.start, update.start)
+            state = _State(update.life, update.layout, update.start, update.start, update.floor)
+            state.alerts = dict(update.alerts)
+            self.states[partition] = state
         elif (state.life, state.position) != (update.life, update.start):
             raise Moved(f"state is at {state.position}")
         for sensor in update.expired:

@@ -1,15 +1,9 @@
-"""Facts of the pipeline as Prometheus metrics, and the HTTP port that shows them beside health."""
+"""Facts of the pipeline as Prometheus metrics."""
 
 from __future__ import annotations
 
-import errno
-import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,9 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from stream_detector.errors import SettingsError
+from stream_detector.adapters.http import Server as Server  # what `serve` returns
+from stream_detector.adapters.http import serve
 from stream_detector.events import Errors, Float32, Model, Partition, Windows
 from stream_detector.ports import Delivery
+from stream_detector.settings import Metrics
 
 PREFIX = "stream_detector"
 STAGES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
@@ -169,77 +165,16 @@ class PrometheusObserver:
             seen.add(value)
         return value
 
-    def serve(self, host: str, port: int, live: Callable[[], bool], ready: Callable[[], tuple[bool, str]]) -> Server:
-        """Answer on /metrics, /livez and /readyz from a daemon thread. Port 0 takes a free one."""
-        app = _application(make_wsgi_app(self.registry), live, ready)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        kind = type("_Server", (_Server,), {"address_family": family})
-        try:
-            return Server(make_server(host, port, app, kind, _Handler))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise SettingsError(
-                    f"metrics.port: {port} is taken on {host}; set another, or 0 for any free one"
-                ) from None
-            why = error.strerror or error
-            raise SettingsError(f"metrics.host: cannot listen on {host}:{port}: {why}") from None
+    def serve(
+        self,
+        host: str,
+        port: int,
+        live: Callable[[], bool],
+        ready: Callable[[], tuple[bool, str]],
+        access: Metrics | None = None,
+    ) -> Server:
+        """Answer on /metrics, /livez and /readyz from a daemon thread; port 0 takes a free one.
 
-
-class Server:
-    """The HTTP port while it is open."""
-
-    def __init__(self, server: WSGIServer) -> None:
-        self._server = server
-        self.port: int = server.server_address[1]
-        self._thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop answering; safe to call twice."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5.0)
-
-
-def _application(
-    metrics: Callable[..., Any], live: Callable[[], bool], ready: Callable[[], tuple[bool, str]]
-) -> WSGIApplication:
-    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _text(start_response, "405 Method Not Allowed", "GET or HEAD")
-        if path == "/metrics":
-            answer: Iterable[bytes] = metrics(environ, start_response)
-            return answer
-        if path == "/livez":
-            well, message = live(), "the loop turns"
-            return _health(start_response, well, message if well else "the loop does not turn")
-        if path == "/readyz":
-            return _health(start_response, *ready())
-        return _text(start_response, "404 Not Found", "/metrics, /livez and /readyz are here")
-
-    return application
-
-
-def _health(start_response: StartResponse, well: bool, message: str) -> Iterable[bytes]:
-    return _text(start_response, "200 OK" if well else "503 Service Unavailable", message)
-
-
-def _text(start_response: StartResponse, status: str, message: str) -> Iterable[bytes]:
-    body = f"{message}\n".encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
-    start_response(status, headers)
-    return [body]
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """One slow client must not keep a probe of the orchestrator waiting."""
-
-    daemon_threads = True
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 10.0  # seconds a client may be silent
-
-    def log_message(self, format: str, *args: Any) -> None:  # the name is wsgiref's
-        """Say nothing: probes come every few seconds."""
+        ``access`` says who may: the settings of TLS and of the password.
+        """
+        return serve(host, port, make_wsgi_app(self.registry), live, ready, access or Metrics())

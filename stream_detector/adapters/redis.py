@@ -6,7 +6,7 @@ Keys of a partition share one hash tag, so that Redis Cluster keeps them togethe
 ==================  ======  =================================================================================
 key                 type    holds
 ==================  ======  =================================================================================
-``P:meta``          hash    life, layout, position, settled
+``P:meta``          hash    life, layout, position, settled, floor, sizes of the others
 ``P:sensors``       hash    sensor → header
 ``P:rows:SENSOR``   string  packed rows; appended to, and trimmed to what is needed at four times that
 ``P:pending``       list    two entries a batch that is not settled: [end, waiting, expired] and what waits
@@ -16,45 +16,35 @@ key                 type    holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ChildDeadlockedError,
-    ClusterDownError,
-    ConnectionError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-    TryAgainError,
-)
-from redis.retry import Retry
 
-from stream_detector.errors import Moved, Refused, SettingsError, Unavailable
+from stream_detector.adapters.redis_client import client_of, facts_of, ping, translate
 from stream_detector.events import Partition
 from stream_detector.ports import Stored, Update
 from stream_detector.settings import Redis as RedisSettings
 
-T = TypeVar("T")
-FORM = "redis://[[user]:password@]host[:port][/number], rediss://… for TLS, or unix://[[user]:password@]path"
 SLACK = 4  # rows are trimmed when they reach so many times what must be kept
+
+# How much the other keys hold stands beside the position: a server that evicts whole keys is found out.
+SIZES = """
+local function sizes(p)
+  return table.concat({
+    redis.call('LLEN', p .. ':pending'), redis.call('HLEN', p .. ':sensors'), redis.call('HLEN', p .. ':alerts')
+  }, ':')
+end
+"""
 
 # Redis' own MessagePack knows no binary type: what waits stands beside its entry, not in it.
 LOAD = """
 local p = KEYS[1]
-local meta = redis.call('HMGET', p .. ':meta', 'life', 'layout', 'position', 'settled')
+local meta = redis.call('HMGET', p .. ':meta', 'life', 'layout', 'position', 'settled', 'floor', 'sizes')
 if not meta[1] then return {} end
+meta[6] = meta[6] == sizes(p) and 1 or 0
 local pending = redis.call('LRANGE', p .. ':pending', 0, -1)
 local rows, seen = {}, {}
 for i = 1, #pending, 2 do
@@ -69,23 +59,27 @@ end
 return {meta, redis.call('HGETALL', p .. ':sensors'), pending, rows, redis.call('HGETALL', p .. ':alerts')}
 """
 
-# ARGV: life, layout, first, start, end, slack, pending entry, expired (msgpack list), settled, what waits,
-#       then for each sensor: name, rows, header, keep, tail
+# ARGV: life, layout, first, start, end, slack, pending entry, expired (msgpack list), settled, what waits, floor,
+#       how many alert states, then for each: sensor, state; then for each sensor: name, rows, header, keep, tail
 APPEND = """
 local p = KEYS[1]
-local meta = redis.call('HMGET', p .. ':meta', 'life', 'position', 'settled')
+local meta = redis.call('HMGET', p .. ':meta', 'life', 'position', 'settled', 'sizes')
 if not meta[1] then
   if ARGV[3] ~= '1' then return redis.error_reply('STALE no state') end
-  redis.call('HSET', p .. ':meta', 'life', ARGV[1], 'layout', ARGV[2], 'settled', ARGV[4])
+  for _, sensor in ipairs(redis.call('HKEYS', p .. ':sensors')) do redis.call('UNLINK', p .. ':rows:' .. sensor) end
+  redis.call('UNLINK', p .. ':sensors', p .. ':pending', p .. ':alerts')  -- left over if the server evicted the rest
+  for i = 13, 11 + 2 * tonumber(ARGV[12]), 2 do redis.call('HSET', p .. ':alerts', ARGV[i], ARGV[i + 1]) end
 elseif meta[1] ~= ARGV[1] or meta[2] ~= ARGV[4] then
   return redis.error_reply('STALE state is at ' .. meta[2])
+elseif meta[4] ~= sizes(p) then
+  return redis.error_reply('DAMAGED keys of the state are missing')
 end
 for _, sensor in ipairs(cmsgpack.unpack(ARGV[8])) do
   redis.call('HDEL', p .. ':sensors', sensor)
 end
 local slack, tails = tonumber(ARGV[6]), {}
 local trim = not meta[1] or meta[3] == ARGV[9]  -- else waiting windows could lose their rows
-for i = 11, #ARGV, 5 do
+for i = 13 + 2 * tonumber(ARGV[12]), #ARGV, 5 do
   local key = p .. ':rows:' .. ARGV[i]
   local size = redis.call('APPEND', key, ARGV[i + 1])
   if ARGV[i + 2] ~= '' then redis.call('HSET', p .. ':sensors', ARGV[i], ARGV[i + 2]) end
@@ -94,17 +88,22 @@ for i = 11, #ARGV, 5 do
   local keep = tonumber(ARGV[i + 3])
   if trim and size > slack * keep then redis.call('SET', key, redis.call('GETRANGE', key, -keep, -1)) end
 end
-redis.call('HSET', p .. ':meta', 'position', ARGV[5])
 if ARGV[7] ~= '' then redis.call('RPUSH', p .. ':pending', ARGV[7], ARGV[10]) end
+if not meta[1] then  -- at the end: where a permission is missing, scripts stop in the middle, and nothing is undone
+  redis.call('HSET', p .. ':meta', 'life', ARGV[1], 'layout', ARGV[2], 'settled', ARGV[4], 'floor', ARGV[11])
+end
+redis.call('HSET', p .. ':meta', 'position', ARGV[5], 'sizes', sizes(p))
 return tails
 """
 
 # ARGV: life, since, upto, then sensor, alert state ('' forgets)
 SETTLE = """
 local p = KEYS[1]
-local meta = redis.call('HMGET', p .. ':meta', 'life', 'position', 'settled')
+local meta = redis.call('HMGET', p .. ':meta', 'life', 'position', 'settled', 'sizes')
 if not meta[1] or meta[1] ~= ARGV[1] or meta[3] ~= ARGV[2] or tonumber(ARGV[3]) > tonumber(meta[2]) then
   return redis.error_reply('STALE settled is ' .. tostring(meta[3]))
+elseif meta[4] ~= sizes(p) then
+  return redis.error_reply('DAMAGED keys of the state are missing')
 end
 local upto = tonumber(ARGV[3])
 while true do
@@ -121,7 +120,7 @@ for i = 4, #ARGV, 2 do
   if ARGV[i + 1] == '' then redis.call('HDEL', p .. ':alerts', ARGV[i])
   else redis.call('HSET', p .. ':alerts', ARGV[i], ARGV[i + 1]) end
 end
-redis.call('HSET', p .. ':meta', 'settled', ARGV[3])
+redis.call('HSET', p .. ':meta', 'settled', ARGV[3], 'sizes', sizes(p))
 return 1
 """
 
@@ -144,9 +143,9 @@ class RedisStore:
     def __init__(self, settings: RedisSettings, group: str) -> None:
         self.settings = settings
         self.group = group
-        self.client = _client(settings)
+        self.client = client_of(settings)
         self.scripts = {
-            name: self.client.register_script(text)
+            name: self.client.register_script(SIZES + text)
             for name, text in {"load": LOAD, "append": APPEND, "settle": SETTLE, "discard": DISCARD}.items()
         }
 
@@ -155,7 +154,7 @@ class RedisStore:
         reply = self._run("load", partition, [])
         if not reply:
             return None
-        (life, layout, position, settled), headers, pending, rows, alerts = reply
+        (life, layout, position, settled, floor, whole), headers, pending, rows, alerts = reply
         ends = [msgspec.msgpack.decode(packed, type=tuple[int, list[str], list[str]])[0] for packed in pending[::2]]
         return Stored(
             life.decode(),
@@ -164,8 +163,10 @@ class RedisStore:
             int(settled),
             _pairs(headers),
             list(zip(ends, pending[1::2], strict=True)),
+            int(floor or 0),
             _pairs(rows),
             _pairs(alerts),
+            whole=bool(whole),
         )
 
     def append(self, partition: Partition, update: Update) -> list[bytes]:
@@ -184,6 +185,9 @@ class RedisStore:
             msgspec.msgpack.encode(update.expired),
             update.settled,
             update.pending,
+            update.floor,
+            len(update.alerts),
+            *chain.from_iterable(update.alerts.items()),
         ]
         columns = (update.sensors, update.rows, update.headers, update.keep, update.tails)
         for row in zip(*columns, strict=True):
@@ -206,15 +210,11 @@ class RedisStore:
 
     def ping(self) -> None:
         """Return if the server answers."""
-        translate(self.client.ping)
+        ping(self.client)
 
     def facts(self) -> dict[str, str]:
-        """Version and eviction policy, for `check`."""
-        info = translate(lambda: self.client.info())
-        return {
-            "redis_version": str(info.get("redis_version", "0")),  # Valkey tells the one it is compatible with
-            "maxmemory_policy": str(info.get("maxmemory_policy", "unknown")),
-        }
+        """Version, eviction policy, persistence and clock, for `check`."""
+        return facts_of(self.client)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -228,42 +228,3 @@ class RedisStore:
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
     return {flat[at].decode(): flat[at + 1] for at in range(0, len(flat), 2)}
-
-
-def _client(settings: RedisSettings) -> redis.Redis:
-    try:
-        client = redis.Redis.from_url(
-            settings.url.get_secret_value(),
-            socket_timeout=settings.timeout / 1_000,
-            socket_connect_timeout=settings.timeout / 1_000,
-            # A repeated compare-and-set that did succeed the first time is refused, which means "load again": safe.
-            retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
-        )
-        pool = client.connection_pool
-        if settings.password is not None:  # wins over one in the URL
-            pool.connection_kwargs["password"] = settings.password.get_secret_value()
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but looks at what the URL asks for
-    except (TypeError, ValueError, RedisError):  # whose messages may hold a piece of the password
-        raise SettingsError(f"redis.url: not understood; write {FORM}, special characters percent-encoded") from None
-    return client
-
-
-def translate(call: Callable[[], T]) -> T:
-    """Run a call of redis-py and turn its exceptions into ours."""
-    try:
-        return call()
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:  # first: subclasses of others here
-        raise Refused(f"Redis refused us: {error}; check redis.url, redis.password and the user's ACL") from error
-    except (ConnectionError, TimeoutError, BusyLoadingError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
-    except (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError) as error:
-        raise Unavailable(f"Redis cannot take writes now: {error}") from error
-    except ResponseError as error:
-        text = str(error)
-        if text.startswith("STALE "):
-            raise Moved(text.removeprefix("STALE ")) from error
-        if text.startswith(("MISCONF", "BUSY")):
-            raise Unavailable(f"Redis cannot take writes now: {text}") from error
-        raise Refused(f"Redis refused a call: {text}") from error
-    except (RedisError, RedisClusterException, ChildDeadlockedError) as error:
-        raise Unavailable(f"Redis: {error}") from error

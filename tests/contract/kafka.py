@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
 from stream_detector.codec import Decoder
 from stream_detector.errors import Unavailable
 from stream_detector.events import Partition, Slice
-from stream_detector.ports import Delivery, Ownership
+from stream_detector.ports import Delivery, Lookback, Ownership
 from tests.contract.conftest import FEATURES, Read
 from tests.stream_detector.adapters.kafka.cluster import Cluster
 
@@ -55,6 +55,15 @@ class Sought:
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         return self._source.bounds(partition)
+
+    def identity(self, partition: Partition) -> str:
+        return self._source.identity(partition)
+
+    def reach(self, partition: Partition, before: int, lookback: Lookback) -> int:
+        return self._source.reach(partition, before, lookback)
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self._source.pause(partitions)
 
     def lag(self) -> Mapping[Partition, int]:
         return self._source.lag()

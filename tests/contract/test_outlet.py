@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from stream_detector.codec import encode_alert, encode_score
 from stream_detector.events import Alert, Model, Origin, Partition, Reject, Score
 from stream_detector.ports import Delivery
@@ -143,3 +145,34 @@ def test_opening_and_closing_again(outlet_under_test: OutletUnderTest) -> None:
     outlet.close()
     outlet.close()
     assert outlet_under_test.read() == expected(0, 1)
+
+
+def test_alerts_that_are_not_resolved_can_be_read_again(outlet_under_test: OutletUnderTest) -> None:
+    at = outlet_under_test.partition
+    outlet = outlet_under_test.outlet()
+    outlet.open()
+    assert outlet.open_alerts(at, 1_000) == []
+    mine = Origin(at.topic, at.number, 5, 6)
+    stays, over, later, elsewhere = (
+        msgspec.structs.replace(alert(number, f"pump-{number}"), source=mine) for number in range(4)
+    )
+    worse = msgspec.structs.replace(stays, revision=2, severity="major", source=Origin(*at, 7, 8))
+    ended = msgspec.structs.replace(over, revision=2, status="resolved")
+    later = msgspec.structs.replace(later, source=Origin(*at, 19, 20))
+    elsewhere = msgspec.structs.replace(elsewhere, source=Origin(at.topic, at.number + 1, 5, 6))
+    outlet.deliver(Delivery([], [stays, over, elsewhere], [], {at: 8}))
+    outlet.deliver(Delivery([], [worse, ended, later], [], {at: 21}))
+    assert outlet.open_alerts(at, 20) == [worse]
+    assert outlet.open_alerts(at, 8) == [stays]
+    assert sorted(outlet.open_alerts(at, 100), key=lambda one: one.id) == [worse, later]
+    outlet.close()
+
+
+def test_alerts_that_died_before_the_commit_point_are_not_read_again(outlet_under_test: OutletUnderTest) -> None:
+    at = outlet_under_test.partition
+    mine = msgspec.structs.replace(alert(1), source=Origin(*at, 1, 2))
+    outlet_under_test.crash_midway(Delivery([], [mine], [], {at: 3}))
+    outlet = outlet_under_test.outlet()
+    outlet.open()
+    assert outlet.open_alerts(at, 100) == []
+    outlet.close()

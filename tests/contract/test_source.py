@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from stream_detector.events import Partition, Slice
-from stream_detector.ports import Source
+from stream_detector.ports import Lookback, Source
 from tests.contract.conftest import SourceUnderTest
 
 START = 1_795_168_800_000
@@ -214,4 +214,42 @@ def test_closing_twice_and_without_opening(source_under_test: SourceUnderTest) -
     source = source_under_test.source()
     opened(source)
     source.close()
+    source.close()
+
+
+def test_a_paused_partition_is_silent_until_it_is_sought(source_under_test: SourceUnderTest) -> None:
+    source_under_test.write([message(number) for number in range(6)])
+    source, at = source_under_test.source(batch=2), source_under_test.partition
+    opened(source)
+    drain(source, 2, at)
+    source.pause([Partition("another", 0)])
+    assert drain(source, 2, at)
+    source.pause([at])
+    assert [piece for _ in range(3) for piece in source.poll(0.05)] == []
+    source.seek(at, 1)
+    assert offsets(drain(source, 5, at)) == [1, 2, 3, 4, 5]
+    source.close()
+
+
+def test_the_log_keeps_its_identity(source_under_test: SourceUnderTest) -> None:
+    source_under_test.write([message(number) for number in range(3)])
+    names = set()
+    for _ in range(2):
+        source = source_under_test.source()
+        opened(source)
+        drain(source, 3, source_under_test.partition)
+        names.add(source.identity(source_under_test.partition))
+        source.close()
+    assert len(names) == 1
+
+
+def test_reaching_back_stays_within_the_log_and_the_limit(source_under_test: SourceUnderTest) -> None:
+    source_under_test.write([message(number) for number in range(30)])
+    source, at = source_under_test.source(), source_under_test.partition
+    opened(source)
+    drain(source, 30, at)
+    far = Lookback(events=1_000, within=10**12, limit=1_000)
+    assert source.reach(at, 20, far) == 0
+    assert source.reach(at, 20, far._replace(limit=7)) == 13
+    assert source.reach(at, 20, far._replace(limit=0)) == 20
     source.close()

@@ -156,3 +156,22 @@ def test_sensor_names_cannot_break_keys(store: WindowStore, name: str) -> None:
     assert stored.rows == {name: b"abc"}
     assert stored.alerts == {name: b"firing"}
     assert set(stored.headers) == {name, "other"}
+
+
+def test_what_a_state_begins_with_is_stored_once(store: WindowStore) -> None:
+    begun = one(7, 9, b"abc", first=True, settled=7, floor=8, alerts={"a": b"A", "b\x00": b"\x93\x00\xff"})
+    store.append(P, begun)
+    stored = store.load(P)
+    assert stored is not None
+    assert (stored.floor, stored.alerts) == (8, {"a": b"A", "b\x00": b"\x93\x00\xff"})
+    assert stored.headers == {"a": b"h9"}
+    store.append(P, one(9, 10, b"de", settled=7, floor=99, alerts={"c": b"C"}))
+    assert store.load(P) == replace(stored, position=10, headers={"a": b"h10"})
+
+
+def test_alert_states_may_change_without_the_position(store: WindowStore) -> None:
+    store.append(P, one(0, 9, b"abc", first=True, pending=b"w", waiting=["a"]))
+    store.settle(P, "L1", 0, 0, {"a": b"silent"})
+    stored = store.load(P)
+    assert stored is not None
+    assert (stored.settled, stored.alerts, len(stored.pending)) == (0, {"a": b"silent"}, 1)

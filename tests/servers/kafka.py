@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -54,15 +54,20 @@ LOG4J = """\
 class KafkaBroker:
     """One broker; ports and data stay the same until the context ends.
 
-    `properties` go on top of those above, such as `{"message.max.bytes": "2000000"}`.
+    `properties` go on top of those above, such as `{"message.max.bytes": "2000000"}`; `format_options` are for the tool
+    that prepares the data folder, such as `["--add-scram", "…"]`.
     """
 
-    def __init__(self, properties: Mapping[str, str] | None = None, heap: str = "512m") -> None:
+    def __init__(
+        self, properties: Mapping[str, str] | None = None, heap: str = "512m", format_options: Sequence[str] = ()
+    ) -> None:
         self.folder = new_folder("kafka")
         self.port, self.controller_port = free_port(), free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
         self._properties = dict(properties or {})
         self._heap = heap
+        self._format_options = format_options
+        self._founding = ["--standalone", "-t", cluster_id()]
         self._process = Process("Kafka", self.folder / "broker.log")
 
     def __enter__(self) -> Self:
@@ -77,6 +82,13 @@ class KafkaBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def join(self, node: int, cluster: str, controllers: Mapping[int, tuple[str, str]]) -> None:
+        """Be one node of several, before the first start: their ids, controllers' addresses and folder ids."""
+        quorum = ",".join(f"{number}@{address}:{folder}" for number, (address, folder) in controllers.items())
+        addresses = ",".join(address for address, _ in controllers.values())
+        self._properties |= {"node.id": str(node), "controller.quorum.bootstrap.servers": addresses}
+        self._founding = ["--initial-controllers", quorum, "-t", cluster]
 
     def start(self) -> None:
         if not (self.folder / "data").exists():
@@ -132,8 +144,9 @@ class KafkaBroker:
         config = self.folder / "server.properties"
         config.write_text("".join(lines))
         (self.folder / "log4j2.xml").write_text(LOG4J)
-        command = [java(), "-cp", class_path(), "kafka.tools.StorageTool", "format", "--standalone"]
-        done = subprocess.run([*command, "-t", cluster_id(), "-c", str(config)], capture_output=True, text=True)
+        command = [java(), "-cp", class_path(), "kafka.tools.StorageTool", "format", *self._founding]
+        command += ["-c", str(config), *self._format_options]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"Kafka's data folder could not be formatted\n{done.stdout}{done.stderr}")
 

@@ -87,9 +87,11 @@ class Outlet(SimulatedOutlet):
     def __init__(self, broker: Broker, source: SimulatedSource, before: Hook) -> None:
         super().__init__(broker, source, lambda: None)
         self.before = before
+        self.opening: Hook = lambda: None
         self.opened, self.closed = 0, False
 
     def open(self) -> None:
+        self.opening()
         self.opened += 1
 
     def deliver(self, delivery: Delivery) -> None:
@@ -183,7 +185,13 @@ def test_while_a_server_is_away_pauses_grow_and_it_is_live_but_not_ready() -> No
     states: set[tuple[bool, tuple[bool, str]]] = set()
 
     def polling(number: int) -> None:
-        if 8 <= number < 18:
+        if number == 8:
+            rig.outlet.opening = opening
+            failed.append(rig.clock.now())
+            raise Unavailable("the broker is away")
+
+    def opening() -> None:
+        if len(failed) < 10:
             failed.append(rig.clock.now())
             raise Unavailable("the broker is away")
 
@@ -243,6 +251,7 @@ def test_fenced_it_joins_again() -> None:
 
 def test_partitions_that_it_has_no_more_after_joining_again_are_left_alone() -> None:
     rig = Rig()
+    turned: list[int] = []
 
     def polling(number: int) -> None:
         if number == 8:
@@ -251,12 +260,53 @@ def test_partitions_that_it_has_no_more_after_joining_again_are_left_alone() -> 
             raise Fenced("thrown out")
         if number == 30:
             rig.service.stop(signal.SIGTERM)
-        if number > 9:  # it turns, and waits for an assignment
+        if number > 9 and rig.service.trouble is None:  # it turns, and waits for an assignment
+            turned.append(number)
             assert rig.service.ready() == (False, "no partitions assigned")
 
     rig.polling = polling
     assert rig.service.run() == 128 + signal.SIGTERM
+    assert turned
     assert rig.source.joined == 2  # once more, not again and again
+
+
+def test_it_stays_in_the_group_while_a_server_is_away_and_reads_nothing() -> None:
+    rig = Rig()
+    away: list[int] = []
+
+    def opening() -> None:
+        if len(away) < 6:
+            away.append(rig.polls)
+            raise Unavailable("Redis is away")
+
+    def polling(number: int) -> None:
+        if number == 8:
+            rig.outlet.opening = opening
+            raise Unavailable("Redis is away")
+        if 0 < len(away) < 6:
+            assert rig.source.position is None  # paused
+
+    rig.polling = polling
+    assert rig.service.run() == 0
+    assert away[-1] > away[0] + 20  # polled all the while, as a member must
+    assert rig.published() == undisturbed()
+
+
+def test_a_worker_that_was_taken_over_from_ends_if_it_is_told_to() -> None:
+    rig = Rig()
+    settings = rig.pipeline.settings
+    rig.pipeline.settings = settings.model_copy(
+        update={"delivery": settings.delivery.model_copy(update={"fenced": "exit"})}
+    )
+
+    def delivering(number: int) -> None:
+        if number == 2:
+            rig.broker.join()
+
+    rig.delivering = delivering
+    with pytest.raises(Refused, match=r"older generation; another worker has taken over, and delivery\.fenced"):
+        rig.service.run()
+    assert rig.source.closed
 
 
 def test_a_server_that_is_still_away_when_it_joins_again() -> None:

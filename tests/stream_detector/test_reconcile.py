@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from stream_detector.adapters.memory import MemoryStore
-from stream_detector.events import Alert, Partition, Score
-from stream_detector.ports import Update
-from stream_detector.reconcile import reconcile
-from tests.simulated import PARTITION, Broker
-from tests.world import FAR, LOG, RULES, Outlet, Topic, World, ends, undisturbed
+from stream_detector.events import Alert, Model, Partition, Score
+from stream_detector.pipeline import Pipeline
+from stream_detector.ports import Lookback, Update
+from stream_detector.reconcile import lookback_of, reconcile
+from stream_detector.settings import Settings
+from tests.simulated import PARTITION, Broker, Record, SumScorer
+from tests.world import FAR, LOG, POLICY, RULES, Noting, Outlet, Topic, World, ends, undisturbed
 
 
 def test_the_log_has_all_that_must_survive() -> None:
@@ -147,6 +149,35 @@ def test_empty_looks_back_as_far_as_it_is_told() -> None:
     )  # with stride 1, once the look-back holds a window and the alerts are over
 
 
+# High for long, and twice: alerts that open long before any look-back, and others that come and go.
+LONG: list[Record] = [
+    ("ab"[offset % 2], 10 * offset, 9.0 if 20 <= offset < 110 or 130 <= offset < 150 else 1.0) for offset in range(200)
+]
+
+
+@pytest.mark.parametrize("wiped_at", range(10, 200, 9))
+def test_open_alerts_go_on_after_the_state_was_lost(wiped_at: int) -> None:
+    """The look-back holds a window and what hysteresis counts of each sensor, and no more."""
+    world = World(LONG, lookback=2 * (3 + 2 + 2))
+    world.work(until=wiped_at)
+    world.store.states.clear()
+    assert world.work() == "empty"
+    assert world.seeks == [max(0, wiped_at - 14)]
+    assert world.published() == undisturbed(LONG)
+
+
+@pytest.mark.parametrize("crash", range(4))
+@pytest.mark.parametrize("wiped_at", [40, 104, 112, 115])
+def test_open_alerts_go_on_though_the_worker_that_recovered_them_died(wiped_at: int, crash: int) -> None:
+    world = World(LONG, lookback=14)
+    world.work(until=wiped_at)
+    world.store.states.clear()
+    world.work(crash=crash)
+    world.work(crash=crash, after=True)
+    world.work()
+    assert world.published() == undisturbed(LONG)
+
+
 def test_empty_looks_back_no_further_than_the_log_goes() -> None:
     world = World()
     world.work(until=44)
@@ -163,7 +194,7 @@ def test_empty_when_the_log_has_lost_what_was_not_read_yet() -> None:
     count = len(world.broker.published)
     world.store.states.clear()
     world.first = 30
-    assert world.work() == "empty"
+    assert world.work() == "truncated"
     assert world.seeks == [30]
     assert min(ends(world.broker.published[count:])) >= 30
 
@@ -192,11 +223,11 @@ def test_replaced_by_another_life_of_the_topic_starts_from_its_first_event() -> 
     assert world.published() == undisturbed(LOG[:20])
 
 
-def test_replaced_when_the_log_no_longer_has_the_event_to_read_on_from() -> None:
+def test_truncated_when_the_log_no_longer_has_the_event_to_read_on_from() -> None:
     world = World()
     world.work(until=12)
     world.first = 20
-    assert world.work() == "replaced"
+    assert world.work() == "truncated"
     assert world.seeks == [20]
 
 
@@ -303,6 +334,27 @@ def test_a_crash_at_every_call_ends_as_an_undisturbed_run(lose: Callable[[Memory
     assert world.published() == undisturbed()
 
 
+def test_a_partition_that_must_go_before_what_was_left_of_it_is_done_is_not_read_on() -> None:
+    """What an earlier owner left is in flight when the partition is revoked: it is published, and that is all."""
+    world = World()
+    world.work(crash=5)
+    source = Topic(world.broker)
+    outlet = Outlet(world.broker, source)
+    pipeline = Pipeline(
+        source, world.store, SumScorer(), outlet, Noting(), RULES, Model("m", "1"), Settings(alerts=POLICY),
+        now_ms=lambda: 0.0,
+    )  # fmt: skip
+    source.open(pipeline)
+    pipeline.turn()
+    assert pipeline.flight is not None
+    pipeline.revoked([PARTITION])
+    assert source.seeks == []
+    assert world.broker.committed == world.position
+    pipeline.close()
+    assert world.work() == "resumed"
+    assert world.published() == undisturbed()
+
+
 class OneShort(MemoryStore):
     """Negative control: forgets the last batch that waits."""
 
@@ -328,7 +380,7 @@ def test_a_store_that_forgets_what_waits_is_noticed_here() -> None:
         (30, 0, 0, ("empty", 30, 30)),
         (30, 10, 0, ("empty", 20, 30)),
         (30, 10, 25, ("empty", 25, 30)),
-        (30, 10, 40, ("empty", 40, 40)),
+        (30, 10, 40, ("truncated", 40, 40)),
         (30, FAR, 0, ("empty", 0, 30)),
         (99, 10, 5, ("empty", 5, 5)),
     ],
@@ -337,16 +389,50 @@ def test_without_a_state(committed: int | None, lookback: int, first: int, expec
     broker = Broker(LOG)
     broker.committed = committed
     source = Topic(broker, first)
-    owned, work, case = reconcile(PARTITION, source, MemoryStore(), Outlet(broker, source), RULES, lookback)
+    owned, work, case = reconcile(PARTITION, source, MemoryStore(), Outlet(broker, source), RULES, reach(lookback))
     assert (case, owned.position, owned.committed) == expected
     assert (work, owned.first, owned.settled) == (None, True, owned.position)
     assert not owned.incidents
+
+
+def reach(limit: int) -> Lookback:
+    return Lookback(1, 1, limit)
+
+
+def test_the_look_back_is_enough_for_a_window_and_for_hysteresis() -> None:
+    settings = Settings.model_validate({"alerts": {"min_windows": 4, "resolve_windows": 6}})
+    rules = dataclasses.replace(RULES, length=10, stride=5)
+    assert lookback_of(rules, settings).events == 10 + 5 * (4 + 6)
+    chosen = Settings.model_validate({"delivery": {"lookback_events": 7, "lookback_time": "1h", "lookback_limit": 9}})
+    assert lookback_of(rules, chosen) == Lookback(7, 3_600_000, 9)
+
+
+def test_another_topic_of_the_same_name_starts_anew() -> None:
+    world = World()
+    world.work(until=30)
+    world.broker.identity, world.broker.committed = "topic-2", None  # the broker forgets positions of a deleted topic
+    world.broker.published.clear()
+    assert world.work() == "replaced"
+    assert world.seeks == [0]
+    assert world.published() == undisturbed()
+
+
+def test_an_alert_of_a_deleted_topic_is_resolved_in_its_successor() -> None:
+    world = World(LONG)
+    world.work(until=60)
+    opened = {record.id for record in world.broker.published if isinstance(record, Alert)}
+    world.broker.identity, world.broker.committed = "topic-2", None
+    world.broker.log = [("ab"[offset % 2], 10_000 + 10 * offset, 1.0) for offset in range(20)]
+    world.work()
+    resolved = {r.id for r in world.broker.published if isinstance(r, Alert) and r.status == "resolved"}
+    assert resolved == opened
 
 
 def test_each_state_gets_a_life_of_its_own() -> None:
     broker = Broker(LOG)
     source = Topic(broker)
     lives: Mapping[str, object] = {
-        reconcile(PARTITION, source, MemoryStore(), Outlet(broker, source), RULES, 0)[0].life: None for _ in range(5)
+        reconcile(PARTITION, source, MemoryStore(), Outlet(broker, source), RULES, reach(0))[0].life: None
+        for _ in range(5)
     }
     assert len(lives) == 5

@@ -272,3 +272,36 @@ def test_workers_get_metrics_ports_of_their_own(monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv(name, value)
         assert (load_settings().metrics.host, load_settings().metrics.port) == ("::1", port)
     assert worker_environment(3, 0)["STREAM_DETECTOR__METRICS__PORT"] == "0"  # any free port stays any free port
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[redis]\nca_file = "/ca.pem"', ["ca_file does nothing without TLS", "rediss://"]),
+        ('[redis]\nurl = "rediss://host"\ncert_file = "/tls.pem"', ["cert_file needs key_file too"]),
+        ('[redis]\nurl = "rediss://host"\nkey_file = "/tls.key"', ["key_file needs cert_file too"]),
+        ('[redis]\nusername = "detector"', ["username needs password too"]),
+        ('[metrics]\ntls_cert_file = "/tls.pem"', ["tls_cert_file needs tls_key_file too"]),
+        ('[metrics]\ntls_key_file = "/tls.key"', ["tls_key_file needs tls_cert_file too"]),
+        (f'[metrics]\npassword = "{SECRET}"', ["password needs username too"]),
+        ('[metrics]\nusername = "prometheus"', ["username needs password too"]),
+        (f'[metrics]\nusername = "a:b"\npassword = "{SECRET}"', ["must not hold a colon"]),
+    ],
+)
+def test_a_contradiction_about_security_is_one_line(config: Path, text: str, told: list[str]) -> None:
+    line = refusal(config, text)
+    assert line.startswith(f"{config}: {text[1 : text.index(']')]}: ")
+    for part in told:
+        assert part in line
+
+
+def test_files_that_are_no_secrets_stay_paths(config: Path) -> None:
+    config.write_text(
+        '[redis]\nurl = "rediss://host"\nca_file = "/ca.pem"\n[kafka]\nsasl_oauth_token_file = "/run/token"\n'
+        '[metrics]\ntls_cert_file = "/tls.pem"\ntls_key_file = "/tls.key"\n'
+    )
+    settings = load_settings(config)
+    assert settings.redis.ca_file == Path("/ca.pem")
+    assert settings.metrics.tls_key_file == Path("/tls.key")
+    assert settings.kafka.sasl_oauth_token_file == Path("/run/token")
+    assert "sasl_oauth_token_file" not in settings.kafka.client()  # kafka-python does not know it

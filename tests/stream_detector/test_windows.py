@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stream_detector.events import Events, Partition, Windows
 from stream_detector.sensors import Rules, Table
-from stream_detector.windows import advance, assemble, pack_waiting, unpack_waiting, windows_of
+from stream_detector.waiting import pack_waiting, unpack_waiting
+from stream_detector.windows import advance, assemble, windows_of
 from tests.reference import reference_windows
 
 MISSING = float("nan")
@@ -72,6 +73,7 @@ rule_sets = st.builds(
     grace=st.sampled_from([0, 3, 20]),
     duplicates=st.sampled_from(["drop", "keep"]),
     max_gap=st.sampled_from([None, 1, 8]),
+    clock_reset=st.sampled_from([None, 6, 12]),
     ttl=st.sampled_from([10, 40, 10_000]),
     max_sensors=st.sampled_from([1, 3, 100]),
     known=st.sampled_from([None, frozenset("abc")]),

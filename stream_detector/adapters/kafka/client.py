@@ -17,7 +17,9 @@ from kafka.errors import KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
 from stream_detector.adapters.kafka.failures import translate
-from stream_detector.errors import Refused, SettingsError
+from stream_detector.adapters.kafka.handshake import diagnosis
+from stream_detector.adapters.kafka.security import secured
+from stream_detector.errors import SettingsError
 from stream_detector.settings import Settings
 
 OURS = {
@@ -35,7 +37,7 @@ OBJECTS = {  # kafka-python takes Python objects there, which a settings file ca
     "metric_reporters",
     "partitioner",
     "sasl_kerberos_name",
-    "sasl_oauth_token_provider",
+    "sasl_oauth_token_provider",  # set sasl_oauth_token_file
     "selector",
     "socket_options",
     "ssl_context",
@@ -69,7 +71,6 @@ SHARED: dict[str, Any] = {
     "metrics_enabled": False,  # nobody reads them, and they cost time
 }
 CONSUMER: dict[str, Any] = {
-    "auto_offset_reset": "earliest",
     "request_timeout_ms": 15_000,
     "isolation_level": "read_committed",
     "fetch_max_bytes": 32 * 1024 * 1024,
@@ -98,7 +99,10 @@ def consumer_options(settings: Settings) -> dict[str, Any]:
             ' remove it, or set delivery.mode = "at_least_once"'
         )
     options.setdefault("partition_assignment_strategy", [CooperativeStickyAssignor()])
-    return options | {"enable_auto_commit": False, "max_poll_records": settings.poll.max_records}
+    # Where to start is decided in `reconcile.py` alone: left to the client, a position that the log no longer reaches
+    # would be moved in silence.
+    ours = {"enable_auto_commit": False, "auto_offset_reset": "none", "max_poll_records": settings.poll.max_records}
+    return options | ours
 
 
 def producer_options(settings: Settings) -> dict[str, Any]:
@@ -142,36 +146,18 @@ def connect(kind: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
             raise SettingsError(f"kafka: {error}") from error
         except Exception as error:  # whatever it is, it is translated
             _close(made)
-            where = f"connecting to {_text(options['bootstrap_servers'])}"
+            if isinstance(error, KafkaTimeoutError) and not (options.get("proxy_url") or options.get("socks5_proxy")):
+                found = diagnosis(options["bootstrap_servers"], options)  # which knows no way through a proxy
+                if found is not None:
+                    raise found from None
             if isinstance(error, KafkaTimeoutError) and reasons.seen:
-                reason = next(filter(_remedy, reasons.seen), reasons.seen[-1])
-                remedy = _remedy(reason)
-                if remedy is None and len(reasons.seen) > 1 and all("disconnected" in one for one in reasons.seen):
-                    # Every time. It may have said why, but kafka-python mostly sees the end before the answer.
-                    remedy = "the broker hangs up: check kafka.security_protocol, and user and password if it has them"
-                if remedy:
-                    raise Refused(f"Kafka: {where}: {reason}; {remedy}") from None
-                error = KafkaTimeoutError(reason)
-            raise translate(error, where) from None
+                error = KafkaTimeoutError(reasons.seen[-1])
+            raise translate(error, f"connecting to {_text(options['bootstrap_servers'])}") from None
 
 
 def _close(clients: list[Any]) -> None:
     for client in clients:
         client.close()
-
-
-def _remedy(reason: str) -> str | None:
-    """What to do about a failed connection that will fail again; None if it may be a matter of time."""
-    lowered = reason.lower()
-    if "saslauthenticationfailed" in lowered or "invalid credentials" in lowered:
-        return "check kafka.sasl_plain_username and kafka.sasl_plain_password"
-    if "saslmechanism" in lowered:
-        return "set kafka.sasl_mechanism to one that the broker has enabled"
-    if "certificate verify failed" in lowered:
-        return "set kafka.ssl_cafile to the authority that signed the broker's certificate"
-    if "certificate" in lowered or "ssl" in lowered:
-        return "see kafka.security_protocol and the kafka.ssl_… settings"
-    return None
 
 
 class _Reasons(logging.Handler):
@@ -206,7 +192,7 @@ class _Reasons(logging.Handler):
 def _options(settings: Settings, kind: type[Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What was set, converted, over our defaults, as far as ``kind`` knows the keys."""
     given = {key: _converted(key, value) for key, value in settings.kafka.client().items()}
-    merged = {**defaults, **given}
+    merged = secured({**defaults, **given}, settings.kafka.sasl_oauth_token_file)
     return {key: value for key, value in merged.items() if key in kind.DEFAULT_CONFIG}
 
 

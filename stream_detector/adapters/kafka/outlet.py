@@ -20,10 +20,12 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_detector.adapters.kafka.client import connect, producer_options
 from stream_detector.adapters.kafka.failures import cause, translate, within
+from stream_detector.adapters.kafka.reread import read_topic
 from stream_detector.adapters.kafka.source import PATIENCE, KafkaSource
-from stream_detector.codec import cloudevent_headers, dead_letter_headers, encode_alert, encode_score
+from stream_detector.alerts import unresolved
+from stream_detector.codec import cloudevent_headers, dead_letter_headers, decode_alert, encode_alert, encode_score
 from stream_detector.errors import Unavailable
-from stream_detector.events import Partition, Reject
+from stream_detector.events import Alert, Partition, Reject
 from stream_detector.ports import Delivery
 from stream_detector.settings import Settings
 
@@ -83,6 +85,11 @@ class KafkaOutlet:
     def committed(self, partition: Partition) -> int | None:
         """The group's committed position, after open transactions on it have ended one way or the other."""
         return self._source.committed(partition, self._timeout + ABORTED_IN)
+
+    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+        """See `ports.Outlet.open_alerts`. Reads the whole alerts topic: keys, hence partitions, are by sensor."""
+        records = read_topic(self._settings, self._settings.topics.alerts)
+        return unresolved(filter(None, (decode_alert(record.value) for record in records)), partition, before)
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ports.Outlet.deliver`. Without positions there is nothing to commit, hence nothing happens."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaConsumer
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
 from stream_detector.adapters.kafka.client import connect, consumer_options
 from stream_detector.adapters.kafka.failures import translate, translated, within
 from stream_detector.adapters.kafka.listener import Rebalances
+from stream_detector.adapters.kafka.reread import reach_back
 from stream_detector.codec import Decoder, Raw
 from stream_detector.errors import Fenced, Refused, Unavailable
 from stream_detector.events import Partition, Slice
-from stream_detector.ports import Ownership
+from stream_detector.ports import Lookback, Ownership
 from stream_detector.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,9 +43,11 @@ class KafkaSource:
         self._topic = settings.topics.events
         self._consumer: Any = None
         self._client: Any = None
+        self._joined = False  # in the group, at least once since it was opened
         self._ownership: Ownership | None = None
         self._rebalances = Rebalances(self._on_assigned, self._on_revoked, self._on_lost)
         self._owned: set[Partition] = set()
+        self._identities: dict[Partition, str] = {}  # of the topic, when we began to read the partition
         self._positions: dict[Partition, int] = {}  # end of the last slice, or where `seek` led; absent: not sought
 
     def open(self, ownership: Ownership) -> None:
@@ -65,7 +69,7 @@ class KafkaSource:
         consumer = self._opened()
         fetched: Mapping[TopicPartition, list[Any]] = {}
         try:
-            with translated("reading events"):
+            with translated("reading events"), self._out_of_range():
                 fetched = consumer.poll(timeout_ms=round(timeout * 1_000))
                 # kafka-python 3.0.12 throws away a join that completes while nobody polls, and joins again: workers
                 # that are busy between polls would rebalance for ever. So stay until this one is through.
@@ -73,10 +77,23 @@ class KafkaSource:
                 while not fetched and _joining(consumer) and time.monotonic() < deadline:
                     fetched = consumer.poll(timeout_ms=100)
             self._rebalances.raise_failure()
+            self._join_twice(consumer)
+            self._compare_identity()
             return self._slices(fetched)
         except BaseException:
             self._rewind()
             raise
+
+    def _join_twice(self, consumer: Any) -> None:
+        """A static member that comes back is given what it had, without a rebalance.
+
+        If it died between giving partitions up and joining again, as cooperative rebalances go, those would belong to
+        nobody until somebody else joins or leaves.
+        """
+        static = self._settings.kafka.group_instance_id is not None
+        if static and not self._joined and consumer.group_metadata().generation_id >= 0:
+            self._joined = True
+            consumer._coordinator.request_rejoin()
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Read ``partition`` from ``offset``, and at all if this is the first time since it was assigned."""
@@ -93,6 +110,21 @@ class KafkaSource:
             first = consumer.beginning_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp]
             last = consumer.end_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp]
         return int(first), int(last)
+
+    def identity(self, partition: Partition) -> str:
+        """The topic's id, from the last metadata that a broker sent."""
+        found = self._client.cluster.topic_id(partition.topic)
+        return "" if found is None else str(found)
+
+    def reach(self, partition: Partition, before: int, lookback: Lookback) -> int:
+        """Looks at the events themselves, with a consumer of its own."""
+        return reach_back(self._settings, self._decoder, partition, before, lookback)
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        """Fetch nothing of these until sought."""
+        for partition in self._owned.intersection(partitions):
+            self._positions.pop(partition, None)
+            self._consumer.pause(TopicPartition(*partition))
 
     def lag(self) -> Mapping[Partition, int]:
         """How far the log goes beyond what was polled, where a poll has told."""
@@ -112,6 +144,7 @@ class KafkaSource:
         """Leave the group."""
         consumer, client = self._consumer, self._client
         self._consumer = self._client = self._ownership = None
+        self._joined = False
         self._owned.clear()
         self._positions.clear()
         if consumer is None:
@@ -202,9 +235,27 @@ class KafkaSource:
         self._took("decode", time.perf_counter() - started)
         return Slice(partition, start, end, decoded.events, decoded.rejects, decoded.raw)
 
+    @contextmanager
+    def _out_of_range(self) -> Iterator[None]:
+        """A position that the log does not reach is no failure: the pipeline opens the partition again."""
+        try:
+            yield
+        except OffsetOutOfRangeError as error:
+            self._rewind()
+            for tp in error.args[0]:
+                self._start_over(Partition(*tp))
+
+    def _compare_identity(self) -> None:
+        """Start over where the topic was deleted and made anew under us: offsets mean other events now."""
+        for partition in list(self._positions):
+            now = self.identity(partition)
+            if now and self._identities.setdefault(partition, now) != now:
+                self._identities[partition] = now
+                self._start_over(partition)
+
     def _start_over(self, partition: Partition) -> None:
         """The log ends before our position: cut, or made anew. Let the pipeline open the partition again."""
-        log.warning("%s: the log no longer reaches offset %d", partition, self._positions[partition])
+        log.warning("%s: the log is another one than before, or no longer reaches our position", partition)
         tp = TopicPartition(*partition)
         self._on_lost([tp])
         self._on_assigned([tp])
@@ -221,6 +272,8 @@ class KafkaSource:
 
     def _on_assigned(self, tps: list[TopicPartition]) -> None:
         self._consumer.pause(*tps)  # nothing is read until the pipeline has sought
+        for tp in tps:
+            self._consumer.seek(tp, 0)  # else the client asks for a position to start at, and would start there
         partitions = [Partition(*tp) for tp in tps]
         self._owned.update(partitions)
         self._forget(partitions)
@@ -246,6 +299,7 @@ class KafkaSource:
     def _forget(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
             self._positions.pop(partition, None)
+            self._identities.pop(partition, None)
 
 
 def _joining(consumer: Any) -> bool:

@@ -216,8 +216,52 @@ def test_a_failing_device_is_unavailable(make: Callable[[ErrorKind], Bundle], mo
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand a long story")
 
     monkeypatch.setitem(module.COMPILERS, keras.backend.backend(), lambda *_: fail)
-    with pytest.raises(Unavailable, match=r"out of memory; lower device\.max_batch_windows"):
+    with pytest.raises(Unavailable, match=r"the device fails: RESOURCE_EXHAUSTED: out of memory; check it"):
         made.score(["x"], windows(1))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Float32], bool]) -> list[int]:
+    """Let the device fail on such batches; the sizes of those that went well."""
+    real, sizes = module.COMPILERS[keras.backend.backend()], list[int]()
+
+    def compiler(*arguments: Any) -> Callable[[Float32, Any], Any]:
+        program = real(*arguments)
+
+        def run(values: Float32, rows: Any) -> Any:
+            if fails(values):
+                raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            sizes.append(len(values))
+            return program(values, rows)
+
+        return run
+
+    monkeypatch.setitem(module.COMPILERS, keras.backend.backend(), compiler)
+    return sizes
+
+
+def test_a_batch_that_the_device_cannot_hold_is_halved(
+    make: Callable[[ErrorKind], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, values = make("mahalanobis"), windows(100)
+    whole = scorer(bundle).score(["x"] * 100, values)
+    sizes = failing(monkeypatch, lambda batch: len(batch) > 16)
+    halved = scorer(bundle).score(["x"] * 100, values)
+    np.testing.assert_allclose(halved.score, whole.score, rtol=1e-5)
+    np.testing.assert_array_equal(halved.worst_step, whole.worst_step)
+    assert set(sizes) == {16}
+
+
+def test_a_window_that_the_device_fails_on_has_no_score_and_the_others_have(
+    make: Callable[[ErrorKind], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, values = make("mahalanobis"), windows(50)
+    whole = scorer(bundle).score(["x"] * 50, values)
+    values[13, 0, 0] = 666
+    failing(monkeypatch, lambda batch: bool((batch == 666).any()))
+    found = scorer(bundle).score(["x"] * 50, values)
+    good = np.arange(50) != 13
+    assert np.isnan(found.score[13])
+    np.testing.assert_allclose(found.score[good], whole.score[good], rtol=1e-5)
 
 
 def test_other_backends_are_refused(make: Callable[[ErrorKind], Bundle], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import redis.exceptions
 from pydantic import SecretStr
 from redis._parsers.base import BaseParser
 
-from stream_detector.adapters.redis import RedisStore, translate
+from stream_detector.adapters.redis import RedisStore
+from stream_detector.adapters.redis_client import translate
 from stream_detector.errors import Moved, Refused, SettingsError, StreamDetectorError, Unavailable
 from stream_detector.events import Partition
 from stream_detector.settings import Redis
@@ -129,7 +130,7 @@ def locked() -> Iterator[RedisServer]:
 @pytest.mark.parametrize("password", [None, "wrong"])
 def test_a_wrong_password_is_refused(locked: RedisServer, password: str | None) -> None:
     for refused in (store(locked.url, password), store(locked.url.replace("//", f"//:{password or ''}@"))):
-        with pytest.raises(Refused, match=r"check redis\.url, redis\.password") as told:
+        with pytest.raises(Refused, match=r"check redis\.username, redis\.password") as told:
             refused.ping()
         assert "wrong" not in str(told.value).replace("WRONGPASS", "")
         with pytest.raises(Refused):

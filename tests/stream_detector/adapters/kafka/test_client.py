@@ -25,7 +25,7 @@ def settings(mode: str = "exactly_once", **kafka: Any) -> Settings:
 
 def test_defaults() -> None:
     options = consumer_options(settings())
-    assert options["auto_offset_reset"] == "earliest"
+    assert options["auto_offset_reset"] == "none"  # the pipeline decides
     assert options["isolation_level"] == "read_committed"
     assert options["enable_auto_commit"] is False
     assert options["reconnect_backoff_max_ms"] == 1_000

@@ -8,7 +8,7 @@ import pytest
 
 from stream_detector.errors import Fenced, Refused, Unavailable
 from tests.servers import KafkaBroker
-from tests.stream_detector.adapters.kafka.cluster import Cluster, Owner, event, read, until
+from tests.stream_detector.adapters.kafka.cluster import Cluster, Owner, event, polled, read, until
 
 
 def test_a_partition_is_silent_until_it_is_sought(cluster: Cluster) -> None:
@@ -118,3 +118,23 @@ def test_a_broker_that_is_away_is_unavailable(kafka_broker: KafkaBroker, cluster
     source = cluster.source(cluster.settings(bootstrap_servers="127.0.0.1:1", bootstrap_timeout_ms=500))
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         source.open(Owner())
+
+
+def test_a_partition_that_stays_is_not_disturbed_by_a_rebalance(wide: Cluster) -> None:
+    settings, owner, other = wide.settings(), Owner(), Owner()
+    for partition in wide.partitions:
+        wide.produce(range(3), partition.number)
+    source = wide.joined(settings, owner)
+    for partition in wide.partitions:
+        source.seek(partition, 0)
+    read(source, 6)
+    owner.told.clear()
+    newcomer = wide.source(settings)
+    newcomer.open(other)
+    with polled(newcomer):
+        until(lambda: source.poll(0.2) == [] and bool(other.owned))
+    [stays] = owner.owned
+    assert all(stays not in partitions for _, partitions in owner.told)
+    wide.produce([3.0], stays.number)
+    [piece] = read(source, 1)
+    assert (piece.partition, piece.start, piece.end) == (stays, 3, 4)  # read on, without having been sought again

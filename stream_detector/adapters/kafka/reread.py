@@ -1,0 +1,85 @@
+"""Reading again what lies in a log, without a group: for a state that was lost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaConsumer
+from kafka.structs import TopicPartition
+
+from stream_detector.adapters.kafka.client import connect, reader_options
+from stream_detector.adapters.kafka.failures import translated
+from stream_detector.codec import Decoder, Raw
+from stream_detector.errors import Unavailable
+from stream_detector.events import Partition
+from stream_detector.ports import Lookback
+from stream_detector.settings import Settings
+
+PATIENCE = 30.0  # seconds for an answer, or without any progress
+FIRST_STEP = 4_096  # offsets; each further step back is as long as all before it together
+
+
+def read_topic(settings: Settings, topic: str) -> Iterator[Any]:
+    """Every committed record of a topic up to its present end, as kafka-python gives them."""
+    with _reader(settings, f"reading {topic}") as consumer:
+        tps = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        starts = consumer.beginning_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
+        ends = consumer.end_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
+        for tp in tps:
+            yield from _read(consumer, tp, starts[tp], ends[tp])
+
+
+def reach_back(settings: Settings, decoder: Decoder, partition: Partition, before: int, lookback: Lookback) -> int:
+    """The offset to read from so that each sensor that is seen has enough events before ``before``.
+
+    Goes back in ever longer steps until a step brought no new sensor and all have enough, or a bound is reached.
+    """
+    tp, counts = TopicPartition(*partition), Counter[str]()
+    with _reader(settings, f"reading back in {partition}") as consumer:
+        first = int(consumer.beginning_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp])
+        floor, low, newest = max(first, before - lookback.limit), before, None
+        while low > floor:
+            high, low = low, max(floor, low - max(FIRST_STEP, before - low))
+            records = list(_read(consumer, tp, low, high))
+            seen = Counter(decoder.decode([Raw(r.offset, r.timestamp, r.key, r.value) for r in records]).events.sensors)
+            settled = bool(counts) and seen.keys() <= counts.keys()
+            counts += seen
+            if newest is None and records:
+                newest = max(record.timestamp for record in records)
+            recent = [r.offset for r in records if newest is None or r.timestamp >= newest - lookback.within]
+            if len(recent) < len(records):  # what is older is out of bounds
+                return min(recent, default=high)
+            if settled and min(counts.values()) >= lookback.events:
+                return low
+    return low
+
+
+@contextmanager
+def _reader(settings: Settings, doing: str) -> Iterator[Any]:
+    consumer, _ = connect(KafkaConsumer, reader_options(settings))
+    try:
+        with translated(doing):
+            yield consumer
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+def _read(consumer: Any, tp: TopicPartition, start: int, end: int) -> Iterator[Any]:
+    """Records of one partition from ``start`` up to, not including, ``end``."""
+    consumer.assign([tp])
+    consumer.seek(tp, start)
+    position, deadline = start, time.monotonic() + PATIENCE
+    while position < end:
+        # Short: aborted transactions and markers move the position and bring no record, which a poll would wait for.
+        fetched = consumer.poll(timeout_ms=200).get(tp, [])
+        reached = consumer.position(tp, timeout_ms=PATIENCE * 1_000)
+        if reached > position:
+            deadline = time.monotonic() + PATIENCE
+        elif time.monotonic() > deadline:
+            raise Unavailable(f"Kafka: reading {tp.topic}-{tp.partition}: nothing came for {PATIENCE:.0f} s")
+        yield from (record for record in fetched if record.offset < end)
+        position = reached
