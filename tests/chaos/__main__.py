@@ -15,15 +15,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from tests.chaos.faults import Outcome, Scenario
-from tests.chaos.scenarios import BROKER, SCENARIOS, perform
+from tests.chaos.scenarios import BROKER, PROTECTED, SCENARIOS, perform
 from tests.servers import KafkaBroker
 
 Run = tuple[Scenario, int]
+EVERY = SCENARIOS | PROTECTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    chosen = [SCENARIOS[name] for name in args.only or SCENARIOS]
+    chosen = [EVERY[name] for name in args.only or EVERY]
     until = time.monotonic() + 60 * args.minutes
     begun, deaths, cases = time.monotonic(), Counter[str](), Counter[str]()
     done, failed = 0, list[Run]()
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the first one (default 1)")
     parser.add_argument("--parallel", type=int, default=4, help="histories side by side (default 4)")
     parser.add_argument("--kills", type=int, default=1, help="so many times as many deaths a history (default 1)")
-    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=" | ".join(SCENARIOS))
+    parser.add_argument("--only", action="append", choices=EVERY, metavar="NAME", help=" | ".join(EVERY))
     return parser.parse_args(arguments)
 
 

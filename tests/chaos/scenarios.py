@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 from kafka import KafkaAdminClient
@@ -28,7 +29,7 @@ SCENARIOS = {
     for scenario in (
         Scenario("leader killed", kills=5, points=EVERYWHERE, broker="cluster", broker_faults=2),
         Scenario("named workers killed", kills=24, points=EVERYWHERE, static=True, stride=3),
-        Scenario("workers killed", kills=16, points=EVERYWHERE, workers=3),
+        Scenario("workers killed", kills=16, points=EVERYWHERE, workers=4),
         Scenario("broker restarted", kills=6, points=EVERYWHERE, broker="restarted", broker_faults=2, static=True),
         Scenario("zombies", kills=2, zombies=6),
         Scenario("named zombies", kills=2, zombies=6, static=True, stride=3),
@@ -61,6 +62,16 @@ CONTROLS = {
             transaction_timeout="30s",
             broken="stable",
         ),
+    )
+}
+
+
+# The same with every protection on, for `make chaos`; `make test` runs them beside the controls.
+PROTECTED = {
+    scenario.name: scenario
+    for scenario in (
+        dataclasses.replace(control, name=f"zombies {control.zombie_points[0]}", broken=None)
+        for control in CONTROLS.values()
     )
 }
 

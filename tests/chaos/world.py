@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from tests.chaos.compare import Outputs
@@ -254,6 +254,23 @@ class World:
         return Outputs.read(self.bootstrap, self.topics("calm"))
 
     def wild(self) -> Outputs:
+        """What the others published.
+
+        A `read_committed` reader sees nothing beyond an open transaction, such as that of a dead zombie: wait until the
+        broker has ended them all.
+        """
+        names = [name for kind, name in self.topics("wild").items() if kind != "events"]
+        tps = [TopicPartition(name, number) for name in names for number in range(PARTITIONS)]
+
+        def closed() -> bool:
+            ends = []
+            for isolation in ("read_committed", "read_uncommitted"):
+                consumer = KafkaConsumer(bootstrap_servers=self.bootstrap.split(","), isolation_level=isolation)
+                ends.append(consumer.end_offsets(tps))
+                consumer.close(autocommit=False)
+            return bool(ends[0] == ends[1])
+
+        self.until(closed, lambda: "transactions are open in the output topics")
         return Outputs.read(self.bootstrap, self.topics("wild"))
 
     def _complete(self, run: str, workers: list[Worker]) -> None:

@@ -26,7 +26,7 @@ def test_the_decoder_mirrors_the_encoder() -> None:
     units = [layer.units for layer in model.layers if isinstance(layer, keras.layers.LSTM)]
     assert units == [6, 4, 4, 6]
     assert model.input_shape == model.output_shape == (None, 7, 2)
-    assert model.get_layer("code").output.shape == (None, 7, 4)
+    assert model.get_layer("code").output.shape == (None, 4)
     assert model.count_params() == sum(4 * (i + u + 1) * u for i, u in [(2, 6), (6, 4), (4, 4), (4, 6)]) + 6 * 2 + 2
 
 

@@ -36,8 +36,9 @@ def build(length: int, features: int, units: Sequence[int] = (100,), seed: int =
     window = keras.Input((length, features), name="window")  # (n, T, F)
     flow = window
     for depth, size in enumerate(units, 1):
-        flow = recurrent(size, depth < len(units), f"encoder_{depth}")(flow)  # (n, T, size), at last (n, size)
-    flow = layers.RepeatVector(length, name="code")(flow)  # (n, T, size)
+        deepest = depth == len(units)
+        flow = recurrent(size, not deepest, "code" if deepest else f"encoder_{depth}")(flow)  # (n, T, size)
+    flow = layers.RepeatVector(length, name="repeat")(flow)  # of the code (n, size), to (n, T, size)
     for depth, size in reversed(list(enumerate(units, 1))):
         flow = recurrent(size, True, f"decoder_{depth}")(flow)  # (n, T, size)
     step = layers.Dense(features, kernel_initializer=initializers.GlorotUniform(seed=next(seeds)), name="features")

@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.coordinator.assignors.cooperative_sticky import (
-    CooperativeStickyAssignor,
-)
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from kafka.errors import KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 
+from stream_detector.adapters.kafka.assignor import HonestAssignor
 from stream_detector.adapters.kafka.failures import translate
 from stream_detector.adapters.kafka.handshake import diagnosis
 from stream_detector.adapters.kafka.security import secured
@@ -45,7 +43,7 @@ OBJECTS = {  # kafka-python takes Python objects there, which a settings file ca
     "value_serializer",
 }
 ASSIGNORS = {
-    "cooperative-sticky": CooperativeStickyAssignor,
+    "cooperative-sticky": HonestAssignor,
     "range": RangePartitionAssignor,
     "roundrobin": RoundRobinPartitionAssignor,
     "sticky": StickyPartitionAssignor,
@@ -98,7 +96,7 @@ def consumer_options(settings: Settings) -> dict[str, Any]:
             f"kafka.isolation_level: exactly-once delivery needs read_committed (got {got!r});"
             ' remove it, or set delivery.mode = "at_least_once"'
         )
-    options.setdefault("partition_assignment_strategy", [CooperativeStickyAssignor()])
+    options.setdefault("partition_assignment_strategy", [HonestAssignor()])
     # Where to start is decided in `reconcile.py` alone: left to the client, a position that the log no longer reaches
     # would be moved in silence.
     ours = {"enable_auto_commit": False, "auto_offset_reset": "none", "max_poll_records": settings.poll.max_records}

@@ -12,6 +12,7 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
+from stream_detector.adapters.kafka.assignor import HonestAssignor
 from stream_detector.adapters.kafka.client import connect, consumer_options
 from stream_detector.adapters.kafka.failures import translate, translated, within
 from stream_detector.adapters.kafka.listener import Rebalances
@@ -46,14 +47,18 @@ class KafkaSource:
         self._joined = False  # in the group, at least once since it was opened
         self._ownership: Ownership | None = None
         self._rebalances = Rebalances(self._on_assigned, self._on_revoked, self._on_lost)
-        self._owned: set[Partition] = set()
+        self._owned: dict[Partition, str] = {}  # as which member of the group it was assigned to us
         self._identities: dict[Partition, str] = {}  # of the topic, when we began to read the partition
         self._positions: dict[Partition, int] = {}  # end of the last slice, or where `seek` led; absent: not sought
 
     def open(self, ownership: Ownership) -> None:
         """Connect and join; partitions arrive by `ownership` while `poll` is called."""
         self.close()
-        self._consumer, self._client = connect(KafkaConsumer, consumer_options(self._settings))
+        options = consumer_options(self._settings)
+        self._consumer, self._client = connect(KafkaConsumer, options)
+        for assignor in options["partition_assignment_strategy"]:
+            if isinstance(assignor, HonestAssignor):
+                assignor.member = self._member
         self._ownership = ownership
         try:
             self.require([self._topic])
@@ -78,6 +83,7 @@ class KafkaSource:
                     fetched = consumer.poll(timeout_ms=100)
             self._rebalances.raise_failure()
             self._join_twice(consumer)
+            self._compare_member()
             self._compare_identity()
             return self._slices(fetched)
         except BaseException:
@@ -122,7 +128,7 @@ class KafkaSource:
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """Fetch nothing of these until sought."""
-        for partition in self._owned.intersection(partitions):
+        for partition in self._owned.keys() & set(partitions):
             self._positions.pop(partition, None)
             self._consumer.pause(TopicPartition(*partition))
 
@@ -158,15 +164,16 @@ class KafkaSource:
     def membership(self, partitions: Collection[Partition]) -> Any:
         """kafka-python's snapshot of our membership, to fence a delivery for ``partitions`` with.
 
-        The broker takes offsets in a transaction from nobody in particular without any check, so a consumer that
-        has just been thrown out of the group must be stopped here.
+        The broker takes offsets in a transaction from nobody in particular without any check, and from a member for
+        any partition. So a consumer that has just been thrown out of the group must be stopped here, also one that is
+        back already, as another member: its partitions may have been somebody else's meanwhile.
         """
-        for partition in partitions:
-            if partition not in self._owned:
-                raise Fenced(f"{partition} is no longer assigned to this worker")
         metadata = self._opened().group_metadata()
         if metadata.generation_id < 0 or not metadata.member_id:
             raise Fenced(f"no longer a member of the group {metadata.group_id}")
+        for partition in partitions:
+            if self._owned.get(partition) != metadata.member_id:
+                raise Fenced(f"{partition} is no longer assigned to this worker")
         return metadata
 
     def committed(self, partition: Partition, seconds: float) -> int | None:
@@ -245,6 +252,19 @@ class KafkaSource:
             for tp in error.args[0]:
                 self._start_over(Partition(*tp))
 
+    def _compare_member(self) -> None:
+        """Start over what we were given back after we had been thrown out: others may have worked on it meanwhile."""
+        member = self._member()
+        for partition in [partition for partition, owner in self._owned.items() if member and owner != member]:
+            self._start_over(partition)
+
+    def _member(self) -> str:
+        """Our id in the group; empty while we are in none."""
+        if self._consumer is None:
+            return ""
+        metadata = self._consumer.group_metadata()
+        return str(metadata.member_id or "") if metadata.generation_id >= 0 else ""
+
     def _compare_identity(self) -> None:
         """Start over where the topic was deleted and made anew under us: offsets mean other events now."""
         for partition in list(self._positions):
@@ -275,26 +295,35 @@ class KafkaSource:
         for tp in tps:
             self._consumer.seek(tp, 0)  # else the client asks for a position to start at, and would start there
         partitions = [Partition(*tp) for tp in tps]
-        self._owned.update(partitions)
+        self._owned |= dict.fromkeys(partitions, self._member())
         self._forget(partitions)
         if self._ownership is not None:
             self._ownership.assigned(partitions)
 
     def _on_revoked(self, tps: list[TopicPartition]) -> None:
-        partitions = [Partition(*tp) for tp in tps]
+        # kafka-python 3.0.12 also calls it so when we were thrown out, if we hear of it by joining again. What has been
+        # ours as another member may be somebody else's already.
+        member = self._member()
+        lost = [tp for tp in tps if self._owned.get(Partition(*tp)) != member]
+        if lost:
+            self._on_lost(lost)
+        partitions = [Partition(*tp) for tp in tps if tp not in lost]
         try:
-            if self._ownership is not None:
+            if partitions and self._ownership is not None:
                 self._ownership.revoked(partitions)
         finally:
-            self._owned.difference_update(partitions)
-            self._forget(partitions)
+            self._disown(partitions)
 
     def _on_lost(self, tps: list[TopicPartition]) -> None:
         partitions = [Partition(*tp) for tp in tps]
-        self._owned.difference_update(partitions)
-        self._forget(partitions)
+        self._disown(partitions)
         if self._ownership is not None:
             self._ownership.lost(partitions)
+
+    def _disown(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self._owned.pop(partition, None)
+        self._forget(partitions)
 
     def _forget(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from kafka import TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import MemberToRemove
 from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 from kafka.structs import OffsetAndMetadata
@@ -194,3 +195,28 @@ def test_transaction_markers_leave_no_hole(cluster: Cluster) -> None:
     assert {value for one in slices for value in one.events.values[:, 0]} == {0, 2, 3, 5}
     assert source.bounds(partition) == (0, 66)
     assert source.lag() == {partition: 0}
+
+
+def test_a_worker_that_was_thrown_out_and_is_back_has_lost_what_it_had(wide: Cluster) -> None:
+    """It hears of it by joining again: kafka-python then says "revoked", with a valid membership, of what is lost."""
+    settings, owner, other = wide.settings(heartbeat_interval_ms=6_000, session_timeout_ms=20_000), Owner(), Owner()
+    source = wide.joined(settings, owner)
+    outlet = wide.outlet(settings, source)
+    for partition in wide.partitions:
+        source.seek(partition, 0)
+    owner.told.clear()
+    owner.on_revoked = lambda partitions: outlet.deliver(delivery(dict.fromkeys(partitions, 1), scores=[1]))
+    admin = KafkaAdminClient(bootstrap_servers=wide.broker.bootstrap)
+    member = MemberToRemove(member_id=source.membership(wide.partitions).member_id)
+    newcomer = wide.source(wide.settings())
+    newcomer.open(other)
+    with polled(newcomer):
+        admin.remove_group_members(wide.group, [member])
+        until(lambda: other.owned == set(wide.partitions))
+        source._consumer._coordinator.request_rejoin()  # before its next heartbeat
+        until(lambda: source.poll(0.2) is not None and len(owner.owned) == len(other.owned) == 1)
+    admin.close()
+    assert ("lost", wide.partitions) in owner.told or [kind for kind, _ in owner.told].count("lost") == 2
+    assert "revoked" not in [kind for kind, _ in owner.told]
+    assert wide.published("scores") == []
+    assert outlet.committed(wide.partitions[0]) is None
