@@ -8,7 +8,9 @@ KAFKA := .servers/kafka
 
 # For `make lock LOCK_FLAGS=--upgrade` or `LOCK_FLAGS='--upgrade-package redis'`; without it, pins stay where they are.
 LOCK_FLAGS ?=
-# Arguments of `make throughput` and `make chaos`.
+# Tests side by side; each process starts its own broker, so more want more memory.
+WORKERS ?= 2
+# Arguments of `make throughput`, `make fuzz`, `make soak` and `make chaos`.
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
 INSTALL = $(BIN)/uv pip install -q --python $(VENV)
@@ -35,7 +37,7 @@ check: setup-dev lint  ## lint, types, import contracts and every test that need
 	$(BIN)/pytest -m "not servers"
 
 test: setup-dev servers lint  ## everything: lint, types, import contracts and all tests, on real servers
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 chaos: setup-dev servers  ## exactly once while everything dies, for long (ARGS='--minutes 60 --seed 1')
 	$(BIN)/python -m tests.chaos $(ARGS)

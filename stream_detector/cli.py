@@ -79,11 +79,13 @@ def train(
         list[str], typer.Argument(metavar="DATA…", help="Files, or one topic: kafka://host:port/topic?from=…&to=…")
     ],
     out_: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Where the bundle goes.")],
-    model: Annotated[str, typer.Option(help="Which autoencoder.")] = "lstm",
+    model: Annotated[str, typer.Option(help="Which autoencoder, such as lstm, dense, aer, denoising+dense.")] = "lstm",
     window: Annotated[int | None, typer.Option(help="Events a window (64).")] = None,
     stride: Annotated[int | None, typer.Option(help="Events from window to window (an eighth of the window).")] = None,
     epochs: Annotated[int, typer.Option(help="At most; training stops early when it no longer helps.")] = 30,
-    units: Annotated[str, typer.Option(help="LSTM units of each encoder layer, comma-separated.")] = "100",
+    units: Annotated[
+        str | None, typer.Option(help="Units of each encoder layer, comma-separated; as suits the model if absent.")
+    ] = None,
     budget: Annotated[float, typer.Option(help="False alarms to accept, per sensor and day.")] = 0.1,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same bundle.")] = 0,
     config: Config = None,
@@ -101,7 +103,7 @@ def train(
         length=window if window is not None else settings.window.length or TrainOptions().length,
         stride=stride if stride is not None else settings.window.stride,
         epochs=epochs,
-        units=_numbers("--units", units),
+        units=None if units is None else _numbers("--units", units),
         budget=budget,
         seed=seed,
         missing=settings.events.missing,

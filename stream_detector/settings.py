@@ -208,7 +208,7 @@ class EventRules(Section):
 
 
 class Window(Section):
-    length: int | None = Field(None, ge=2)  # the bundle's, and checked against it
+    length: int | None = Field(None, ge=1)  # the bundle's, and checked against it
     stride: int | None = Field(None, ge=1)
     grace: Duration = 0
     duplicates: Literal["drop", "keep"] = "drop"

@@ -33,6 +33,20 @@ def fit_scaler(values: Float32) -> Scaler:
     return Scaler(tuple(center.tolist()), tuple(scale.tolist()))
 
 
+def fit_unit_scaler(values: Float32) -> Scaler:
+    """Smallest and largest value of each feature over windows (n, W, F), which become 0 and 1.
+
+    For models that end in a sigmoid or a ReLU. A constant feature is given a hundredth of its size as scale (1 where
+    it is 0), as in `fit_scaler`.
+    """
+    flat = values.reshape(-1, values.shape[2]).astype(np.float64)  # (n W, F)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    size = np.maximum(np.abs(low), np.abs(high))
+    constant = high - low <= np.maximum(CONSTANT * size, 1e-12)
+    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0)
+    return Scaler(tuple(low.tolist()), tuple(np.where(constant, still, high - low).tolist()))
+
+
 def scale_values(scaler: Scaler, values: Float32) -> Float32:
     """Windows (n, W, F) as the model sees them."""
     center, scale = np.asarray(scaler.center, np.float32), np.asarray(scaler.scale, np.float32)

@@ -16,7 +16,7 @@ from training.progress import Progress, silent
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Mean squared error in scaled units after each epoch."""
+    """What was minimised, in scaled units, after each epoch."""
 
     loss: list[float]  # (epochs)
     val_loss: list[float]  # (epochs)
@@ -34,14 +34,15 @@ def fit(
     *,
     epochs: int = 30,
     batch: int = 128,
+    loss: str = "mse",
     learning_rate: float = 1e-3,
     patience: int = 5,
     seed: int = 0,
     progress: Progress = silent,
 ) -> History:
-    """Teach the model to return its input: Adam on the mean squared error, windows (n, W, F) in scaled units.
+    """Teach the model to return its input: Adam on ``loss``, by its name in Keras; windows (n, W, F) in scaled units.
 
-    Stops ``patience`` epochs after the validation error was lowest, and goes back to the weights of that
+    Stops ``patience`` epochs after the validation loss was lowest, and goes back to the weights of that
     epoch. The same seed, data and machine give the same weights: all of the process's seeds are set, and
     TensorFlow is told to use deterministic kernels from here on. Raises `DataError` if the error becomes
     infinite.
@@ -51,17 +52,17 @@ def fit(
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    loss: list[float] = []
-    val_loss: list[float] = []
+    losses: list[float] = []
+    val_losses: list[float] = []
 
     def after_epoch(epoch: int, logs: Mapping[str, float]) -> None:
-        loss.append(float(logs["loss"]))
-        val_loss.append(float(logs["val_loss"]))
-        if not math.isfinite(loss[-1] + val_loss[-1]):
+        losses.append(float(logs["loss"]))
+        val_losses.append(float(logs["val_loss"]))
+        if not math.isfinite(losses[-1] + val_losses[-1]):
             raise DataError(f"training diverged in epoch {epoch + 1}; lower the learning rate or check the data")
-        progress("fit", epoch + 1, epochs, {"loss": loss[-1], "val_loss": val_loss[-1]})
+        progress("fit", epoch + 1, epochs, {"loss": losses[-1], "val_loss": val_losses[-1]})
 
-    model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss="mse")
+    model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=loss)
     model.fit(
         values,
         values,
@@ -75,4 +76,4 @@ def fit(
             keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True),
         ],
     )
-    return History(loss, val_loss)
+    return History(losses, val_losses)

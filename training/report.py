@@ -101,7 +101,7 @@ def _loss(history: History) -> Figure:
     axes.axvline(history.best + 1, color="0.6", linestyle=":", label="kept")
     if min(history.loss + history.val_loss) > 0:
         axes.set_yscale("log")
-    axes.set(xlabel="epoch", ylabel="mean squared error (scaled units)", title="Loss")
+    axes.set(xlabel="epoch", ylabel="loss (scaled units)", title="Loss")
     axes.legend()
     return figure
 

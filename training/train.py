@@ -29,8 +29,8 @@ from stream_detector.thresholds import (
     fit_thresholds,
 )
 from stream_detector.timestamps import rfc3339
-from training.autoencoders import BUILDERS
-from training.calibrate import error_statistics, errors_of, fit_scaler, scale_values, series_of
+from training.autoencoders import DEFAULT, architecture
+from training.calibrate import error_statistics, errors_of, fit_scaler, fit_unit_scaler, scale_values, series_of
 from training.data import Data, periods, read
 from training.fit import History, fit
 from training.progress import Progress, silent
@@ -44,14 +44,14 @@ LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
 class TrainOptions:
     """How to train. The defaults suit a CPU."""
 
-    kind: str = "lstm"
+    kind: str = DEFAULT  # see `autoencoders`
     length: int = 64  # events a window
     stride: int | None = None  # None: an eighth of the length, so that each event is judged eight times
-    units: tuple[int, ...] = (100,)
+    units: tuple[int, ...] | None = None  # None: what suits the kind
     epochs: int = 30
     patience: int = 5  # epochs without a better validation error
     batch: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None  # None: what suits the kind
     error: ErrorKind = "mahalanobis"
     threshold: Method = "evt"
     budget: float = 0.1  # alerts per sensor and day; of the other methods: the quantile, the threshold
@@ -103,16 +103,18 @@ def train(
     data = read(events, _rules(features, options), options.seed)
     values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n, W, F) raw
     validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
-    scaler = fit_scaler(values)
+    kind = architecture(options.kind)
+    scaler = fit_scaler(values) if kind.scaling == "standard" else fit_unit_scaler(values)
     keras.utils.set_random_seed(options.seed)
-    model = BUILDERS[options.kind](options.length, len(features), units=options.units, seed=options.seed)
+    model = kind.build(options.length, len(features), units=options.units or kind.units, seed=options.seed)
     history = fit(
-        model,
+        kind.trainer(model),
         scale_values(scaler, values),
         scale_values(scaler, validation),
         epochs=options.epochs,
         batch=options.batch,
-        learning_rate=options.learning_rate,
+        loss=kind.loss,
+        learning_rate=options.learning_rate or kind.learning_rate,
         patience=options.patience,
         seed=options.seed,
         progress=progress,
@@ -169,23 +171,21 @@ def calibrate(
 
 
 def _check(options: TrainOptions) -> None:
-    if options.kind not in BUILDERS:
-        raise SettingsError(f"model {options.kind!r} is not known; use one of: {', '.join(BUILDERS)}")
     least = {
-        "window": (options.length, 2),
+        "window": (options.length, architecture(options.kind).shortest),
         "stride": (options.step, 1),
         "epochs": (options.epochs, 1),
         "patience": (options.patience, 0),
         "batch": (options.batch, 1),
         "max_windows": (options.max_windows, 1),
         "seed": (options.seed, 0),
-        "units": (min(options.units, default=0), 1),
+        "units": (1 if options.units is None else min(options.units, default=0), 1),
     }
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise SettingsError(f"{name} = {value} will not do; give {smallest} or more")
     check_method(options.threshold, options.budget)
-    if options.learning_rate <= 0:
+    if options.learning_rate is not None and options.learning_rate <= 0:
         raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")
 
 

@@ -66,7 +66,7 @@ in_order = st.booleans()
 rule_sets = st.builds(
     Rules,
     features=st.just(("p", "q")),
-    length=st.integers(2, 5),
+    length=st.integers(1, 5),
     stride=st.integers(1, 6),
     means=st.just((0.25, 7.5)),
     missing=st.sampled_from(["last", "mean"]),

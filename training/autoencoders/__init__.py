@@ -1,11 +1,83 @@
-"""The autoencoders that can be trained, by the name that ``--model`` takes."""
+"""The autoencoders that can be trained, by the name that ``--model`` takes.
+
+A name is that of an architecture, with wrappers before it if wanted: ``lstm``, ``denoising+dense``,
+``denoising+sparse+dense``. A wrapper alone goes around the default, ``lstm``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from training.autoencoders import lstm
+from stream_detector.errors import SettingsError
+from training.autoencoders import dense, hybrid, lstm, rnn_classifier, seq2seq
+from training.autoencoders.wrappers import Wrapping, wrap
 
-BUILDERS: dict[str, Callable[..., Any]] = {"lstm": lstm.build}
-"""Each takes window length, number of features, ``units`` and ``seed``; (n, W, F) to (n, W, F), scaled."""
+DEFAULT = "lstm"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How a kind of autoencoder is made and taught."""
+
+    build: Callable[..., Any]  # (length, features, units=…, seed=…) to an uncompiled model, (n, W, F) to (n, W, F)
+    units: tuple[int, ...]  # sizes of its layers where none are given
+    scaling: str  # the values it takes; "standard" or "unit": mean 0 and deviation 1, or 0..1
+    loss: str
+    learning_rate: float
+    trainer: Callable[[Any], Any] = lambda model: model  # what is fitted; the model is what is scored
+    wrapping: Wrapping | None = None  # what the names before it add to training
+    shortest: int = 2  # events a window
+
+
+FAMILY: Mapping[str, Architecture] = {
+    "lstm": Architecture(lstm.build, lstm.UNITS, lstm.SCALING, lstm.LOSS, lstm.LEARNING_RATE),
+    "dense": Architecture(
+        dense.build, dense.UNITS, dense.SCALING, dense.LOSS, dense.LEARNING_RATE, shortest=1
+    ),
+    "dense-l2": Architecture(
+        dense.build_l2, dense.L2_UNITS, dense.L2_SCALING, dense.L2_LOSS, dense.L2_LEARNING_RATE, shortest=1
+    ),
+    "rnn-classifier": Architecture(
+        rnn_classifier.build, rnn_classifier.UNITS, rnn_classifier.SCALING, rnn_classifier.LOSS,
+        rnn_classifier.LEARNING_RATE,
+    ),
+    "seq2seq": Architecture(
+        seq2seq.build, seq2seq.UNITS, seq2seq.SCALING, seq2seq.LOSS, seq2seq.LEARNING_RATE, seq2seq.trainer
+    ),
+    "aer": Architecture(
+        hybrid.aer, hybrid.UNITS, hybrid.SCALING, hybrid.LOSS, hybrid.LEARNING_RATE, hybrid.aer_trainer, shortest=3
+    ),
+    "forecast": Architecture(
+        hybrid.forecast, hybrid.FORECAST_UNITS, hybrid.SCALING, hybrid.LOSS, hybrid.LEARNING_RATE
+    ),
+}  # fmt: skip
+
+WRAPPERS: Mapping[str, Mapping[str, float]] = {
+    "denoising": {"noise": 0.1, "mask": 0.1},
+    "sparse": {"sparse_weight": 1e-2},
+    "contractive": {"contraction": 1e-3},
+    "l2": {"activity": 1e-4},
+}
+
+
+def architecture(name: str) -> Architecture:
+    """What ``--model`` asks for. Raises `SettingsError` with the names that there are."""
+    *before, last = name.split("+")
+    if last in WRAPPERS:
+        before, last = [*before, last], DEFAULT
+    unknown = [part for part in [*before, last] if part not in WRAPPERS and part not in FAMILY]
+    if unknown or any(part not in WRAPPERS for part in before):
+        known = f"one of {', '.join(FAMILY)}, with {', '.join(WRAPPERS)} before it, such as denoising+dense"
+        raise SettingsError(f"model {name!r} is not known; use {known}")
+    base = FAMILY[last]
+    if not before:
+        return base
+    if base.trainer is not FAMILY[DEFAULT].trainer:
+        raise SettingsError(f"model {name!r}: {last} has a way of training of its own; use it without {before[0]}")
+    added: dict[str, float] = {}
+    for part in before:
+        added |= WRAPPERS[part]
+    wrapping = Wrapping(**added)  # type: ignore[arg-type] # the one whole number among them is not set here
+    return replace(base, trainer=lambda model: wrap(model, wrapping), wrapping=wrapping)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import initializers, layers
 
+SCALING: Literal["standard", "unit"] = "standard"
+LOSS = "mse"
+LEARNING_RATE = 1e-3
+UNITS = (100,)
 
-def build(length: int, features: int, units: Sequence[int] = (100,), seed: int = 0) -> Any:
+
+def build(length: int, features: int, units: Sequence[int] = UNITS, seed: int = 0) -> Any:
     """An uncompiled model from (n, T, F) to (n, T, F), linear at the end, for standardised values.
 
     ``units`` are the encoder's layers from the input on; the decoder mirrors them. Weights depend on ``seed``
