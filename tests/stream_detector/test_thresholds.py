@@ -54,7 +54,9 @@ def overlapping(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(
-    ("draw", "run"), [(exponential, 1), (heavy, 1), (normal, 1), (overlapping, 8)], ids=lambda one: str(one)
+    ("draw", "run"),
+    [(exponential, 1), (heavy, 1), (normal, 1), (overlapping, 8)],
+    ids=lambda one: getattr(one, "__name__", str(one)),
 )
 @pytest.mark.parametrize("budget", [5.0, 0.5])
 def test_alert_rate_on_fresh_data_is_near_the_budget(draw: Draw, run: int, budget: float) -> None:
