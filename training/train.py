@@ -29,7 +29,7 @@ from stream_detector.thresholds import (
     fit_thresholds,
 )
 from stream_detector.timestamps import rfc3339
-from training.autoencoders import DEFAULT, architecture
+from training.autoencoders import DEFAULT, Architecture, architecture
 from training.calibrate import error_statistics, errors_of, fit_scaler, fit_unit_scaler, scale_values, series_of
 from training.data import Data, periods, read
 from training.fit import History, fit
@@ -103,14 +103,13 @@ def train(
     data = read(events, _rules(features, options), options.seed)
     values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n, W, F) raw
     validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
-    kind = architecture(options.kind)
+    kind = architecture(options.kind, options.seed)
     scaler = fit_scaler(values) if kind.scaling == "standard" else fit_unit_scaler(values)
     keras.utils.set_random_seed(options.seed)
     model = kind.build(options.length, len(features), units=options.units or kind.units, seed=options.seed)
     history = fit(
         kind.trainer(model),
-        scale_values(scaler, values),
-        scale_values(scaler, validation),
+        *(_targets(scale_values(scaler, part), kind) for part in (values, validation)),
         epochs=options.epochs,
         batch=options.batch,
         loss=kind.loss,
@@ -202,6 +201,11 @@ def _rules(features: Sequence[str], options: TrainOptions) -> Rules:
         ttl=2**62,  # all of the data count, however long a sensor was silent
         max_sensors=2**62,
     )
+
+
+def _targets(scaled: Float32, kind: Architecture) -> Float32:
+    """What to learn from; a cross-entropy has no bound where a value lies outside of 0..1."""
+    return scaled if kind.scaling == "standard" else np.clip(scaled, 0, 1)
 
 
 def _held_out(options: TrainOptions) -> int:
