@@ -160,7 +160,7 @@ def test_no_settings_file_there(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--model", "cnn"], "model 'cnn' is not known; use one of: lstm"),
+        (["--model", "cnn"], "model 'cnn' is not known; use one of lstm"),
         (["--units", "x"], "--units x: give whole numbers"),
         (["--units", "0"], "units = 0"),
         (["--period", "x"], '--period x: give a duration such as "30s"'),

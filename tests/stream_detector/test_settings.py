@@ -98,7 +98,7 @@ def test_kafkas_own_names_pass_through(config: Path, monkeypatch: pytest.MonkeyP
         ("[window]\nlenght = 16", ["window.lenght", "unknown", "length"]),
         ("[windows]\nlength = 16", ["windows", "unknown", "window,"]),
         ("length = 16", ["length", "unknown"]),
-        ("[window]\nlength = 1", ["window.length", "2", "got 1"]),
+        ("[window]\nlength = 0", ["window.length", "1", "got 0"]),
         ('[window]\nlength = "long"', ["window.length", "integer", "got 'long'"]),
         ("[window]\nlength = true", ["window.length", "True"]),
         ("[device]\nmax_batch_windows = true", ["device.max_batch_windows", "True"]),
