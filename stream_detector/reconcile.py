@@ -105,7 +105,7 @@ def reconcile(
             committed = outlet.committed(partition)
         if stored.position > end:  # of another life of the topic, or a paused owner has read on since we asked
             first, end = source.bounds(partition)
-        if stored.layout != layout or stored.position > end:
+        if not _same(stored.layout, layout) or stored.position > end:
             case = "replaced"
         elif stored.position < first:
             case = "truncated"
@@ -129,6 +129,12 @@ def reconcile(
         another = committed is None or committed > end  # log: what was published knows offsets of the earlier one
         _recover(owned, outlet.open_alerts(partition, sys.maxsize if another else floor))
     return owned, None, case
+
+
+def _same(stored: str, layout: str) -> bool:
+    """Whether a state goes on: the same rules and no other topic. One whose id is unknown counts as the same."""
+    (rules, _, topic), (ours, _, now) = stored.partition(":"), layout.partition(":")
+    return rules == ours and (topic == now or not topic or not now)
 
 
 def lookback_of(rules: Rules, settings: Settings) -> Lookback:

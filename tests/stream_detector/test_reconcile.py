@@ -417,6 +417,17 @@ def test_another_topic_of_the_same_name_starts_anew() -> None:
     assert world.published() == undisturbed()
 
 
+@pytest.mark.parametrize("names", [("", "topic-1"), ("topic-1", "")])
+def test_a_topic_whose_id_is_not_known_is_taken_to_be_the_same(names: tuple[str, str]) -> None:
+    """As while a broker restarts, or was upgraded from one that knows no ids."""
+    world = World()
+    world.broker.identity = names[0]
+    world.work(until=30)
+    world.broker.identity = names[1]
+    assert world.work() == "resumed"
+    assert world.published() == undisturbed()
+
+
 def test_an_alert_of_a_deleted_topic_is_resolved_in_its_successor() -> None:
     world = World(LONG)
     world.work(until=60)

@@ -128,9 +128,11 @@ class KafkaSource:
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """Fetch nothing of these until sought."""
+        assigned = set() if self._consumer is None else self._consumer.assignment()
         for partition in self._owned.keys() & set(partitions):
             self._positions.pop(partition, None)
-            self._consumer.pause(TopicPartition(*partition))
+            if TopicPartition(*partition) in assigned:  # else it is being taken away, which the next poll tells
+                self._consumer.pause(TopicPartition(*partition))
 
     def lag(self) -> Mapping[Partition, int]:
         """How far the log goes beyond what was polled, where a poll has told."""
