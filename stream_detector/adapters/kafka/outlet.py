@@ -88,7 +88,7 @@ class KafkaOutlet:
 
     def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
         """See `ports.Outlet.open_alerts`. Reads the whole alerts topic: keys, hence partitions, are by sensor."""
-        records = read_topic(self._settings, self._settings.topics.alerts)
+        records = read_topic(self._settings, self._settings.topics.alerts, self._timeout + ABORTED_IN)
         return unresolved(filter(None, (decode_alert(record.value) for record in records)), partition, before)
 
     def deliver(self, delivery: Delivery) -> None:

@@ -23,14 +23,20 @@ PATIENCE = 30.0  # seconds for an answer, or without any progress
 FIRST_STEP = 4_096  # offsets; each further step back is as long as all before it together
 
 
-def read_topic(settings: Settings, topic: str) -> Iterator[Any]:
-    """Every committed record of a topic up to its present end, as kafka-python gives them."""
-    with _reader(settings, f"reading {topic}") as consumer:
+def read_topic(settings: Settings, topic: str, patience: float) -> Iterator[Any]:
+    """Every committed record of a topic up to its present end, as kafka-python gives them.
+
+    The present end lies beyond transactions that are still open: what was committed behind them is read as soon as
+    they have ended, for which ``patience`` seconds are given. Raises `Unavailable` if one does not end in them.
+    """
+    doing = f"reading {topic}"
+    with _reader(settings, doing, isolation_level="read_uncommitted") as consumer:
         tps = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         starts = consumer.beginning_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
         ends = consumer.end_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
+    with _reader(settings, doing) as consumer:
         for tp in tps:
-            yield from _read(consumer, tp, starts[tp], ends[tp])
+            yield from _read(consumer, tp, starts[tp], ends[tp], max(patience, PATIENCE))
 
 
 def reach_back(settings: Settings, decoder: Decoder, partition: Partition, before: int, lookback: Lookback) -> int:
@@ -59,8 +65,8 @@ def reach_back(settings: Settings, decoder: Decoder, partition: Partition, befor
 
 
 @contextmanager
-def _reader(settings: Settings, doing: str) -> Iterator[Any]:
-    consumer, _ = connect(KafkaConsumer, reader_options(settings))
+def _reader(settings: Settings, doing: str, **other: Any) -> Iterator[Any]:
+    consumer, _ = connect(KafkaConsumer, reader_options(settings) | other)
     try:
         with translated(doing):
             yield consumer
@@ -68,18 +74,18 @@ def _reader(settings: Settings, doing: str) -> Iterator[Any]:
         consumer.close(autocommit=False, timeout_ms=1_000)
 
 
-def _read(consumer: Any, tp: TopicPartition, start: int, end: int) -> Iterator[Any]:
+def _read(consumer: Any, tp: TopicPartition, start: int, end: int, patience: float = PATIENCE) -> Iterator[Any]:
     """Records of one partition from ``start`` up to, not including, ``end``."""
     consumer.assign([tp])
     consumer.seek(tp, start)
-    position, deadline = start, time.monotonic() + PATIENCE
+    position, deadline = start, time.monotonic() + patience
     while position < end:
         # Short: aborted transactions and markers move the position and bring no record, which a poll would wait for.
         fetched = consumer.poll(timeout_ms=200).get(tp, [])
         reached = consumer.position(tp, timeout_ms=PATIENCE * 1_000)
         if reached > position:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience
         elif time.monotonic() > deadline:
-            raise Unavailable(f"Kafka: reading {tp.topic}-{tp.partition}: nothing came for {PATIENCE:.0f} s")
+            raise Unavailable(f"Kafka: reading {tp.topic}-{tp.partition}: nothing came for {patience:.0f} s")
         yield from (record for record in fetched if record.offset < end)
         position = reached

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from stream_detector.errors import Refused
@@ -87,3 +88,18 @@ def test_a_missing_topic_is_refused(cluster: Cluster) -> None:
     source = cluster.joined(settings)
     with pytest.raises(Refused, match="'no-such-topic' does not exist"):
         cluster.outlet(settings.model_copy(update={"topics": topics}), source)
+
+
+def test_alerts_behind_the_open_transaction_of_a_dead_worker_are_recovered(cluster: Cluster) -> None:
+    """What was committed behind it is out of a reader's sight until the broker has given the dead one up."""
+    settings = cluster.settings()
+    [at] = cluster.partitions
+    dead = cluster.producer(transactional_id=f"{cluster.group}-dead", transaction_timeout_ms=2_000)
+    dead.init_transactions()
+    dead.begin_transaction()
+    dead.send(cluster.topics["alerts"], b"{}", partition=0).get(timeout=30)
+    outlet = cluster.outlet(settings, cluster.joined(settings))
+    mine = msgspec.structs.replace(ALERT, source=Origin(*at, 0, 1))
+    outlet.deliver(Delivery([], [mine], [], {at: 2}))
+    assert cluster.published("alerts") == []
+    assert outlet.open_alerts(at, 100) == [mine]
