@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.service import Service, read_committed, run_command
-from benchmarks.skab import TRAINING_ROWS, Outliers, Run, outliers, read_runs
+from benchmarks.sets import TRAINING_ROWS, Outliers, Run, outliers, read_runs
 from stream_detector.errors import DataError
 from stream_detector.events import Bool
 from tests.servers import KafkaBroker, RedisServer

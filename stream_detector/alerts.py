@@ -1,20 +1,33 @@
 """The life of an alert: pending → firing → resolved, per sensor, with hysteresis.
 
-Deterministic in the window's score and the state before it, so that a window judged again after a crash gives the
-same alert with the same id and revision.
+Deterministic in the window and the state before it, so that a window judged again after a crash gives the same alert
+with the same id and revision. A sensor has at most one open alert of each of two kinds, each moved by `advance`:
+
+- **anomaly**, by the window's score: pending from a score of 1, firing after ``min_windows`` in a row that also span
+  ``min_duration``; resolved after ``resolve_windows`` in a row below ``resolve_below`` that also come
+  ``keep_firing_for`` after the last that was not. As in Prometheus, the same alert goes on meanwhile. For ``cooldown``
+  after it resolved, a new one stays pending unless it is worse: what lasts longer than that is told late, not lost.
+- **fault**, by what the window shows of the sensor itself (`faults`), with the same counts and durations.
+
+One incident, one alert (`follow`): where the features of a *firing* fault make up more than half of a score, the score
+is the fault's. It then counts for its severity, and as calm for an anomaly. An anomaly that already fires when the
+fault is found *becomes* the fault's alert: same id, next revision, kind "fault". Windows that still hold events of
+the last faulty window count as the fault's too, so that what a repaired sensor left in the window opens no new alert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from stream_detector.events import Alert, Partition, Severity, State
 from stream_detector.settings import Alerts
 
-Change = Literal["fired", "worsened", "resolved"]
+Change = Literal["fired", "worsened", "diagnosed", "resolved"]
+RANK: dict[Severity, int] = {"minor": 0, "major": 1, "critical": 2}
+MAIN = 0.5  # more than this share of a score makes it that of a fault
 
 
 class Silence(msgspec.Struct, array_like=True, frozen=True):
@@ -25,21 +38,55 @@ class Silence(msgspec.Struct, array_like=True, frozen=True):
     offset: int  # of its last event
 
 
-class Incident(msgspec.Struct, array_like=True, frozen=True):
-    """A sensor that is not normal. A sensor without one is."""
+class Rest(msgspec.Struct, array_like=True, frozen=True):
+    """An alert that is over, for as long as only a worse one fires."""
 
-    id: str  # of the window that opened it; the alert's id through its life
+    ended_at: int  # epoch ms
+    severity: Severity
+
+
+class Run(msgspec.Struct, array_like=True, frozen=True):
+    """A feature that has had one value for whole windows."""
+
+    feature: int
+    value: float
+    since: int  # epoch ms
+    events: int
+
+
+class Incident(msgspec.Struct, array_like=True, frozen=True):
+    """A sensor that is not normal. A sensor without one is.
+
+    Stored as an array: new fields stand at the end and have defaults, so that older states are read on.
+    """
+
+    id: str  # of the window that opened it; the alert's id through its life. Empty: there is only what stands below
     started_at: int  # epoch ms, end of that window
     above: int = 0  # anomalous windows in a row while pending
     calm: int = 0  # windows in a row below `resolve_below` while firing
     revision: int = 0  # of the alert last published; 0 while pending
     severity: Severity = "minor"
     peak: float = 0.0  # highest score so far
+    last: int | None = None  # epoch ms, end of the last window that was not calm while firing
+    rest: Rest | None = None
+    fault: Fault | None = None
 
     @property
     def state(self) -> State:
         """What the sensor's windows show."""
-        return "firing" if self.revision else "pending"
+        fault = None if self.fault is None else self.fault.incident
+        if self.revision or (fault is not None and fault.revision):
+            return "firing"
+        return "pending" if self.id or (fault is not None and fault.id) else "normal"
+
+
+class Fault(msgspec.Struct, array_like=True, frozen=True):
+    """What is wrong with the sensor itself, beside its anomaly if it has one."""
+
+    incident: Incident | None = None
+    features: tuple[int, ...] = ()  # that were faulty when any last were
+    until: int = 0  # epoch ms, end of the last window in which they were
+    runs: tuple[Run, ...] = ()
 
 
 class Standing(msgspec.Struct, array_like=True, frozen=True):
@@ -47,6 +94,34 @@ class Standing(msgspec.Struct, array_like=True, frozen=True):
 
     incident: Incident | None = None
     silence: Silence | None = None
+
+
+class Shown(NamedTuple):
+    """What a window shows of the sensor itself."""
+
+    features: tuple[int, ...] = ()  # that are faulty in it
+    runs: tuple[Run, ...] = ()
+    shares: Sequence[float] = ()  # (F) of each feature in the score
+
+
+class Place(NamedTuple):
+    """A window, and what it would open."""
+
+    id: str
+    fault_id: str
+    began: int  # epoch ms
+    ended: int
+
+
+class Told(NamedTuple):
+    """A change that is published."""
+
+    incident: Incident
+    change: Change
+    kind: Literal["anomaly", "fault"]
+
+
+NONE = Shown()
 
 
 def unresolved(records: Iterable[Alert], partition: Partition, before: int) -> list[Alert]:
@@ -64,9 +139,64 @@ def unresolved(records: Iterable[Alert], partition: Partition, before: int) -> l
     return [record for record in last.values() if record.status == "firing"]
 
 
+def with_fault(incident: Incident | None, fault: Incident) -> Incident:
+    """A sensor that also has this fault, of which more is not known: where a state was lost."""
+    return msgspec.structs.replace(incident or Incident("", 0), fault=Fault(fault))
+
+
 def grade(peak: float, policy: Alerts) -> Severity:
     """The severity band of an alert's highest score."""
     return "critical" if peak >= policy.critical else "major" if peak >= policy.major else "minor"
+
+
+def follow(
+    before: Incident | None,
+    score: float,
+    place: Place,
+    policy: Alerts,
+    shown: Shown = NONE,
+    *,
+    muted: bool = False,
+) -> tuple[Incident | None, list[Told]]:
+    """A sensor's state after one more window, and what is to be published: see the module's docstring."""
+    fault = (before and before.fault) or Fault()
+    anomaly = before if before is None or before.fault is None else msgspec.structs.replace(before, fault=None)
+    features = shown.features or fault.features
+    until = place.ended if shown.features else fault.until
+    share = sum(shown.shares[at] for at in features) if shown.shares else 0.0
+    theirs = score >= 1 and share > MAIN and place.began <= until
+    open_ = fault.incident is not None and fault.incident.revision > 0  # what is left in the window opens nothing
+    strength = score if theirs and (open_ or shown.features) else 1.0 if shown.features else 0.0
+    told: list[Told] = []
+    opened, change = advance(fault.incident, strength, (place.fault_id, place.ended), policy, muted=muted)
+    firing = opened is not None and opened.revision > 0 and change != "resolved"
+    if opened is not None and change == "fired" and theirs and anomaly is not None and anomaly.revision:
+        opened, change, anomaly = _taken_over(anomaly, opened, policy), "diagnosed", None
+    if opened is not None and change is not None:
+        told.append(Told(opened, change, "fault"))
+        opened = _left(opened, place.ended, policy) if change == "resolved" else opened
+    counted = 0.0 if theirs and firing else score
+    moved, change = advance(anomaly, counted, (place.id, place.ended), policy, muted=muted)
+    if moved is not None and change is not None:
+        told.append(Told(moved, change, "anomaly"))
+        moved = _left(moved, place.ended, policy) if change == "resolved" else moved
+    if opened is None and not shown.runs:
+        return moved, told
+    known = (features, until) if opened is not None and opened.id else ((), 0)
+    return msgspec.structs.replace(moved or Incident("", 0), fault=Fault(opened, *known, shown.runs)), told
+
+
+def _taken_over(anomaly: Incident, fault: Incident, policy: Alerts) -> Incident:
+    """The fault that an anomaly turns out to be."""
+    peak = max(anomaly.peak, fault.peak)
+    severity = max(anomaly.severity, grade(peak, policy), key=RANK.__getitem__)
+    begun = {"id": anomaly.id, "started_at": anomaly.started_at, "revision": anomaly.revision + 1}
+    return msgspec.structs.replace(fault, **begun, peak=peak, severity=severity)
+
+
+def _left(resolved: Incident, ended: int, policy: Alerts) -> Incident | None:
+    """What is left of an alert that is over."""
+    return Incident("", 0, rest=Rest(ended, resolved.severity)) if policy.cooldown else None
 
 
 def advance(
@@ -74,38 +204,55 @@ def advance(
 ) -> tuple[Incident | None, Change | None]:
     """The incident after one more window, and what changed for those who watch.
 
-    ``opening`` is the window's (id, end time), used if it opens an incident. A resolved alert's last state is
+    ``opening`` is the window's (id, end time), the id used if it opens an incident. A resolved alert's last state is
     returned together with ``"resolved"``: the caller publishes and then forgets it. ``muted`` is for windows that
     are only read again, for a state that was lost: what they changed was published in its time and is known, so
     they count towards hysteresis but change nothing themselves.
     """
-    if incident is None:
-        if score < 1:
-            return None, None
-        incident = Incident(*opening)
-    if not incident.revision:
-        return _pending(incident, score, policy, muted=muted)
-    if muted:
-        since = max(incident.peak, score) if opening[1] >= incident.started_at else incident.peak
-        calm = incident.calm + 1 if score < policy.resolve_below else 0
-        return msgspec.structs.replace(incident, calm=calm, peak=since), None
-    peak = max(incident.peak, score)
-    severity = grade(peak, policy)
+    if incident is None or not incident.revision:
+        return _pending(incident, score, opening, policy, muted=muted)
+    ended = opening[1]
     calm = incident.calm + 1 if score < policy.resolve_below else 0
-    resolved = calm >= policy.resolve_windows
-    worse = severity != incident.severity  # a peak only rises
+    # A sensor's clock may be set back, and events within the grace come out of order: then time counts from there.
+    since = incident.started_at if incident.last is None else incident.last
+    last = min(since, ended) if calm else ended
+    if muted:
+        peak = max(incident.peak, score) if ended >= incident.started_at else incident.peak
+        return msgspec.structs.replace(incident, calm=calm, peak=peak, last=last), None
+    peak = max(incident.peak, score)
+    severity = max(incident.severity, grade(peak, policy), key=RANK.__getitem__)
+    resolved = calm >= policy.resolve_windows and ended - last >= policy.keep_firing_for
+    worse = severity != incident.severity
     moved = msgspec.structs.replace(
-        incident, calm=calm, peak=peak, severity=severity, revision=incident.revision + (resolved or worse)
+        incident, calm=calm, peak=peak, severity=severity, revision=incident.revision + (resolved or worse), last=last
     )
     return moved, "resolved" if resolved else "worsened" if worse else None
 
 
-def _pending(incident: Incident, score: float, policy: Alerts, *, muted: bool) -> tuple[Incident | None, Change | None]:
+def _pending(
+    incident: Incident | None, score: float, opening: tuple[str, int], policy: Alerts, *, muted: bool
+) -> tuple[Incident | None, Change | None]:
+    rest, ended = None if incident is None else incident.rest, opening[1]
+    if rest is not None:
+        rest = Rest(min(rest.ended_at, ended), rest.severity)
+        rest = rest if ended - rest.ended_at < policy.cooldown else None
     if score < 1:
-        return None, None
+        return (None if rest is None else Incident("", 0, rest=rest)), None
+    if incident is None or not incident.id:
+        incident = Incident(*opening)
+    started = min(incident.started_at, ended) if policy.min_duration else incident.started_at
     above, peak = incident.above + 1, max(incident.peak, score)
-    fired = above >= policy.min_windows and not muted
+    severity = grade(peak, policy)
+    long = above >= policy.min_windows and ended - started >= policy.min_duration
+    fired = long and not muted and (rest is None or RANK[severity] > RANK[rest.severity])
     moved = msgspec.structs.replace(
-        incident, above=above, peak=peak, severity=grade(peak, policy), revision=1 if fired else 0
+        incident,
+        started_at=started,
+        above=above,
+        peak=peak,
+        severity=severity,
+        revision=1 if fired else 0,
+        last=ended if fired else None,
+        rest=None if fired else rest,
     )
     return moved, "fired" if fired else None

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -43,8 +43,10 @@ PARTS = ("model.keras", "scaler.json", "errors.json", "thresholds.json")
 NAME = re.compile(r"(report/)?[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # plain: cannot lead out of the folder
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 
-ErrorKind: TypeAlias = Literal["mahalanobis", "mse", "mae"]
-Part = TypeVar("Part", bound=msgspec.Struct)
+ErrorKind: TypeAlias = Literal["last_step", "mahalanobis", "mse", "mae", "probability"]
+Output: TypeAlias = Literal["window", "residual", "probability"]
+State: TypeAlias = Literal["pretrained", "fine_tuned"]
+Part = TypeVar("Part")
 
 
 class Scaler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,15 +54,38 @@ class Scaler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     center: tuple[float, ...]  # (F) raw units
     scale: tuple[float, ...]  # (F) raw units
+    own: dict[str, Scaler] = {}  # of sensors with a history of their own; the others share what stands above
+
+
+class Normal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is normal of a window's contrast, in scaled units."""
+
+    center: tuple[float, ...]  # (F) where it lies; empty: at 0
+    deviation: tuple[float, ...]  # (F)
+
+
+class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the score beside the model's: see `adapters.partners`."""
+
+    name: Literal["change", "level"]
+    common: Normal
+    own: dict[str, Normal] = {}  # by sensor
+    counts: tuple[bool, ...] = ()  # (F) which features it looks at; empty: all
 
 
 class ErrorStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Residuals of normal windows, in scaled units; see `adapters.keras` for how they make an error."""
+    """Residuals of normal windows, in scaled units; see `adapters.programs` for how they make an error.
+
+    ``D`` is the number of features for models that return a window, the model's own width for others.
+    """
 
     kind: ErrorKind
-    mean: tuple[float, ...] = ()  # (F) mean residual; mahalanobis only
-    whitening: tuple[tuple[float, ...], ...] = ()  # (F, F) L with L Lᵀ the inverse covariance; mahalanobis only
+    deviation: tuple[float, ...] = ()  # (D) of the last step's jump; last_step only
+    own: dict[str, tuple[float, ...]] = {}  # the same by sensor
+    mean: tuple[float, ...] = ()  # (D) mean residual; mahalanobis only
+    whitening: tuple[tuple[float, ...], ...] = ()  # (D, D) L with L Lᵀ the inverse covariance; mahalanobis only
     shrinkage: float = 0.0  # of the correlations towards none, 0..1
+    partners: tuple[Partner, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +107,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
     expected_alerts_per_day: float = 0.0  # per sensor, on data like that of the calibration
+    still: tuple[int, ...] = ()  # (F) longest run of equal values in training, in events; 0 or empty: not known
+    output: Output = "window"  # of the model: its reconstruction, a residual of its own, or a probability of anomaly
+    state: State = "pretrained"  # learnt without labels, or taught with them afterwards
     format: int = FORMAT
     version: str = ""
     files: dict[str, str] = {}  # name → SHA-256
@@ -163,7 +191,9 @@ def read_manifest(path: Path) -> Manifest:
     if told != FORMAT:
         raise BundleError(f"{path}: bundle format {told}, this version reads format {FORMAT}; train it again")
     manifest = _decode(path, MANIFEST, data, Manifest)
-    if manifest.digest != _digest(manifest):
+    # Of the file as it is: one that an earlier version wrote lacks fields that the manifest here has.
+    written = _decode(path, MANIFEST, data, dict[str, Any])
+    if manifest.digest != _sha256(msgspec.json.encode(written | {"digest": ""})):
         raise BundleError(f"{path}: {MANIFEST} was changed after it was written; train or copy the bundle again")
     for name in manifest.files:
         if not NAME.fullmatch(name) or name == MANIFEST:
@@ -253,7 +283,9 @@ def _check(path: Path, bundle: Bundle) -> None:
     """What digests cannot tell: that the parts fit each other."""
     size, manifest, errors = len(bundle.manifest.features), bundle.manifest, bundle.errors
     table = bundle.thresholds
-    whitening = (size,) * 2 if errors.kind == "mahalanobis" else (0,)
+    # A residual's width is the model's own: what it must be is seen when the model is loaded.
+    wide = len(errors.mean) if manifest.output == "residual" else size
+    whitening = (wide,) * 2 if errors.kind == "mahalanobis" else (0,)
     shapes = {
         "manifest.json: means": (np.shape(manifest.means), (size,)),
         "scaler.json: center": (np.shape(bundle.scaler.center), (size,)),
@@ -267,6 +299,8 @@ def _check(path: Path, bundle: Bundle) -> None:
     sane = {
         "features": size > 0 and len(set(manifest.features)) == size,
         "length or stride": manifest.length >= 1 and manifest.stride >= 1,
+        "output and errors": (manifest.output == "probability") == (errors.kind == "probability"),
+        "residual's width": wide > 0 or errors.kind != "mahalanobis",
         "scale": all(0 < scale < np.inf for scale in bundle.scaler.scale),
         "thresholds": all(0 < entry.threshold < np.inf for entry in table.entries) and len(table.entries) > 0,
         "thresholds' sensors": all(0 <= row < len(table.entries) for row in table.sensors.values()),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from stream_detector.text import visible
 if TYPE_CHECKING:
     from stream_detector.events import Alert, Reject, Slice
     from stream_detector.settings import Settings
+    from training.autoencoders.head import Head
 
 app = typer.Typer(
     name="stream-detector",
@@ -88,15 +89,25 @@ def train(
     ] = None,
     budget: Annotated[float, typer.Option(help="False alarms to accept, per sensor and day.")] = 0.1,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same bundle.")] = 0,
+    label: Annotated[
+        str | None, typer.Option(help="Column of labels, 0 or 1 (anomalous); wins over columns.label.", metavar="NAME")
+    ] = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Learn the labels too; without it, anomalies are left out.")
+    ] = False,
+    head: Annotated[str, typer.Option(help="What labels are learnt with: softmax or sigmoid.")] = "softmax",
     config: Config = None,
     columns: Columns = None,
     period: Period = None,
 ) -> None:
     """Learn what is normal from files or a topic, calibrate thresholds, write a model bundle."""
     settings = _settings(config)
+    if label is not None:
+        settings = settings.model_copy(update={"columns": settings.columns.model_copy(update={"label": label})})
     _import_keras()
+    from training.options import TrainOptions, check_options
     from training.progress import shown
-    from training.train import TrainOptions, train
+    from training.train import train
 
     options = TrainOptions(
         kind=model,
@@ -110,7 +121,11 @@ def train(
         grace=settings.window.grace,
         duplicates=settings.window.duplicates,
         max_gap=settings.window.max_gap,
+        label=settings.columns.label,
+        fine_tune=fine_tune,
+        head=cast("Head", head),
     )
+    check_options(options)  # before anything is read
     features, events = _events(data, settings, columns, period)
     rejects: list[Reject] = []
     with shown() as progress:
@@ -178,6 +193,53 @@ def replay(
 
 
 @app.command()
+def evaluate(
+    data: Data,
+    bundle: Annotated[Path, typer.Option("--bundle", help="Model bundle.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="A column of the data, a CSV file sensor_id,timestamp,label, or a JSON file of intervals "
+            "{sensor: [[first, last], …]}; without it, alerts are counted against the budget.",
+        ),
+    ] = None,
+    labels_per: Annotated[str, typer.Option(help="What a label is of: row, sensor, or auto.")] = "auto",
+    train: Annotated[
+        list[str] | None,
+        typer.Option("--train", metavar="DATA", help="Normal operation, for the baselines; repeatable."),
+    ] = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where evaluation.json and .html go.")
+    ] = None,
+    config: Config = None,
+    columns: Columns = None,
+    period: Period = None,
+) -> None:
+    """Detection quality on files: the service's alerts against labels, next to simple baselines."""
+    settings = _settings(config)
+    from training.labels import PERS
+
+    per = next((per for per in PERS if per == labels_per), None)
+    if per is None:
+        raise SettingsError(f"--labels-per {labels_per}: give one of {', '.join(PERS)}")
+    _import_keras()
+    from stream_detector.configured import open_bundle
+    from training.evaluate import Source, about, evaluate, table
+
+    source = Source(data, columns.split(",") if columns else None, _period(period))
+    found = evaluate(
+        source, open_bundle(settings, bundle), settings, labels=labels, per=per, train=train or (), out=out_
+    )
+    out.print(escape(visible(about(found))), highlight=False)
+    out.print(table(found))
+    for note in found.notes:
+        out.print(escape(visible(note)), highlight=False)
+    if out_ is not None:
+        out.print(f"wrote {escape(str(out_ / 'evaluation.html'))}", highlight=False)
+
+
+@app.command()
 def check(config: Config = None, bundle: BundlePath = None) -> None:
     """Preflight: settings, bundle, device, Kafka, Redis; one line each, exit code 1 if any fails."""
     settings = _settings(config)
@@ -231,11 +293,17 @@ def _print_alert(alert: Alert) -> None:
 def _events(
     data: Sequence[str], settings: Settings, columns: str | None, period: str | None
 ) -> tuple[tuple[str, ...], Iterable[Slice]]:
-    """Feature names and events of files or of one topic."""
+    """Feature names and events of files or of one topic; if there is a label, it follows the features."""
     from stream_detector.codec import Decoder
 
+    label = settings.columns.label
+
     def decoder(features: Sequence[str]) -> Decoder:
-        return Decoder(features, settings.columns, settings.events)
+        if label is None:
+            return Decoder(features, settings.columns, settings.events)
+        # An event whose label alone is missing is an event like others: `training.data.read` knows what is what.
+        rules = settings.events.model_copy(update={"missing": "last"})
+        return Decoder((*features, label), settings.columns, rules)
 
     if any(path.startswith("kafka://") for path in data):
         from stream_detector.adapters.kafka import discover_topic_features, parse_topic_url, read_span

@@ -48,7 +48,6 @@ REASONS: Final = (
 )
 """Why an event cannot be used; where several hold, the first of this order is given."""
 
-
 Shape: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], Sequence[float | None]]]
 """A typed decoder, and how to get the values out of what it returns."""
 
@@ -360,9 +359,9 @@ def encode_alert(alert: Alert) -> bytes:
     return msgspec.json.encode(alert)
 
 
-def identify(sensor: str, topic: str, partition: int, last_offset: int) -> str:
-    """The id of a window, 32 hex digits: the same on every reading, another for every other window."""
-    return blake2b(msgspec.json.encode((sensor, topic, partition, last_offset)), digest_size=16).hexdigest()
+def identify(sensor: str, topic: str, partition: int, last_offset: int, *what: str) -> str:
+    """The id of a window, or ``what`` of it, 32 hex digits: the same on every reading, another for every other."""
+    return blake2b(msgspec.json.encode((sensor, topic, partition, last_offset, *what)), digest_size=16).hexdigest()
 
 
 def decode_alert(value: bytes | None) -> Alert | None:

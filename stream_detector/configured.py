@@ -9,6 +9,7 @@ from pathlib import Path
 from stream_detector.bundle import Bundle, Manifest, check_fits, load_bundle
 from stream_detector.errors import SettingsError
 from stream_detector.events import Model
+from stream_detector.policy import Feature
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
 from stream_detector.silence import Heartbeats
@@ -23,6 +24,7 @@ def open_bundle(settings: Settings, path: Path | None = None) -> Bundle:
         raise SettingsError("no bundle: give --bundle FOLDER or set bundle.path (`stream-detector train` makes one)")
     bundle = load_bundle(chosen)
     check_fits(bundle, length=settings.window.length, stride=settings.window.stride)
+    fitted(settings, bundle.manifest)
     return bundle
 
 
@@ -45,11 +47,36 @@ def rules_of(manifest: Manifest, settings: Settings) -> Rules:
     )
 
 
+def fitted(settings: Settings, manifest: Manifest) -> Settings:
+    """The settings of features with what the bundle knows: how long values are equal normally.
+
+    Learned limits are watched only where one window shows them: values that are equal for longer in normal times,
+    such as set points, would otherwise have to be followed all the time. Raises `SettingsError` for features that
+    the bundle lacks, and for directions where its model expects no values.
+    """
+    for name, asked in settings.features.items():
+        if name not in manifest.features:
+            raise SettingsError(f"features.{name}: not in the bundle, which has {', '.join(manifest.features)}")
+        if asked.particular and manifest.output != "window":
+            raise SettingsError(
+                f"features.{name}: direction and min_deviation need a model that expects values, and this one gives a "
+                f"{manifest.output}; remove them or train another model"
+            )
+    features = dict(settings.features)
+    if settings.faults.stuck == "learned":
+        for name, run in zip(manifest.features, manifest.still, strict=False):
+            limit, known = math.ceil(settings.faults.stuck_factor * run), features.get(name, Feature())
+            if 2 <= limit <= manifest.length and known.stuck_events is None and known.stuck_after is None:
+                features[name] = known.model_copy(update={"stuck_events": limit})
+    return settings if features == settings.features else settings.model_copy(update={"features": features})
+
+
 def bounded(settings: Settings, manifest: Manifest) -> Settings:
-    """The settings with batches so small that the windows of one fit into ``poll.max_window_bytes``.
+    """`fitted`, and batches so small that the windows of one fit into ``poll.max_window_bytes``.
 
     In the worst case every event of a batch completes a window.
     """
+    settings = fitted(settings, manifest)
     window = 4 * manifest.length * len(manifest.features)  # bytes
     most = max(1, settings.poll.max_window_bytes // window)
     if most >= settings.poll.max_records:

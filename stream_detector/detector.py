@@ -11,7 +11,8 @@ import numpy as np
 from stream_detector.adapters.keras import KerasScorer
 from stream_detector.alerts import Incident
 from stream_detector.bundle import Bundle
-from stream_detector.configured import model_of, rules_of
+from stream_detector.configured import fitted, model_of, rules_of
+from stream_detector.criteria import criteria_of
 from stream_detector.events import Errors, Events, Float32, Partition, Score
 from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
@@ -31,9 +32,10 @@ class Detector:
 
     def __init__(self, bundle: Bundle, settings: Settings | None = None) -> None:
         self.bundle = bundle
-        self.settings = settings or load_settings()
+        self.settings = fitted(settings or load_settings(), bundle.manifest)
         self.scorer = KerasScorer(bundle, self.settings.device.max_batch_windows)
-        self.rolling = Rolling(rules_of(bundle.manifest, self.settings))
+        rules = rules_of(bundle.manifest, self.settings)
+        self.rolling, self.criteria = Rolling(rules), criteria_of(rules, self.settings)
         self.incidents: dict[str, Incident] = {}
         self.position = 0
         self.zone = ZoneInfo(self.settings.columns.timezone)
@@ -54,7 +56,7 @@ class Detector:
         if not len(windows):
             return []
         errors = self._loaded().score(windows.sensors, windows.values)
-        judged = judge(HERE, windows, errors, self.incidents, self.settings.alerts)
+        judged = judge(HERE, windows, errors, self.incidents, self.criteria, self.scorer.reconstruct)
         features, model = self.bundle.manifest.features, model_of(self.bundle.manifest)
         return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, model)
 

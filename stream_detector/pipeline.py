@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_detector.alerts import Incident
+from stream_detector.criteria import criteria_of, with_longest_memory
 from stream_detector.errors import Damaged, Moved
 from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice
 from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
+from stream_detector.recall import Recall
 from stream_detector.reconcile import Owned, Work, lookback_of, reconcile
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
@@ -63,7 +65,8 @@ class Pipeline:
     ) -> None:
         self.source, self.store, self.scorer, self.outlet, self.observer = source, store, scorer, outlet, observer
         self.rules, self.model, self.settings = rules, model, settings
-        self.lookback = lookback_of(rules, settings)
+        self.criteria = criteria_of(rules, settings)
+        self.lookback = lookback_of(rules, with_longest_memory(rules, settings))
         self.now_ms, self.clock = now_ms, clock
         self.owned: dict[Partition, Owned] = {}
         self.waiting: list[Partition] = []  # assigned, not reconciled yet
@@ -196,7 +199,7 @@ class Pipeline:
                 continue  # taken away, or to be loaded again: its new owner judges it
             owned = work.owned
             windows, mine, unscored = without_unscored(windows, mine)
-            judged = judge(work.partition, windows, mine, owned.incidents, self.settings.alerts, owned.floor)
+            judged = judge(work.partition, windows, mine, owned.incidents, self.criteria, self._expect, owned.floor)
             changed[work.partition] = judged.touched
             self.observer.scored(windows, mine)
             # What ends before the committed offset has been published by an earlier owner.
@@ -327,19 +330,20 @@ class Pipeline:
         """Open the partitions that wait for it."""
         works = []
         while self.waiting:
-            partition = self.waiting[0]
+            partition, recall = self.waiting[0], Recall(self.outlet)
             try:
                 owned, work, case = reconcile(
                     partition,
                     self.source,
                     self.store,
-                    self.outlet,
+                    recall,
                     self.rules,
                     self.lookback,
                     latest=self.settings.kafka.auto_offset_reset == "latest",
                 )
             except Moved:  # somebody else replaced the state first: load again
                 continue
+            recall.restore(owned.incidents)
             if work is None:
                 self.source.seek(partition, owned.position)
             else:  # only when what was left is done, so that it cannot pile up from crash to crash

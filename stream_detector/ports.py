@@ -168,7 +168,7 @@ class Scorer(Protocol):
         """
 
     def reconstruct(self, values: Float32) -> Float32:
-        """What the model expected, (n, W, F) in raw units. For the few windows of alerts."""
+        """What the model expected, (n, W, F) in raw units, NaN if it expects nothing. For the windows of alerts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,10 @@ the key without that ending (for secrets). This module is the only reader of the
 
 from __future__ import annotations
 
-import math
 import os
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -19,13 +17,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     TypeAdapter,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -40,35 +36,12 @@ from pydantic_settings import (
 )
 
 from stream_detector.errors import SettingsError
+from stream_detector.policy import Alerts as Alerts  # others take it from here
+from stream_detector.policy import Faults, Feature, Group, check_groups
+from stream_detector.sections import Duration, Section, together
 
 PREFIX = "STREAM_DETECTOR__"
 SECRETS = ("password", "secret", "token", "url")  # keys whose values are never shown
-DURATION = 'give a duration such as "30s", "5m", "12h" or "7d"'
-LONGEST = 36_500 * 86_400_000  # a century: what is longer is a mistake, and could overflow
-UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-def _milliseconds(value: object) -> object:
-    """``"90s"``, ``"5m"``, ``"1h"``, ``"7d"``, ``"250ms"`` as milliseconds; numbers are seconds."""
-    if isinstance(value, str):
-        text = value.strip()
-        for unit in sorted(UNITS, key=len, reverse=True):
-            if text.endswith(unit):
-                try:
-                    return round(float(text[: -len(unit)]) * UNITS[unit])
-                except (ValueError, OverflowError):
-                    break
-        try:
-            return round(float(text) * 1_000)
-        except (ValueError, OverflowError):
-            raise ValueError(DURATION) from None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ValueError(DURATION)
-        return round(value * 1_000)
-    if isinstance(value, timedelta):
-        return round(value.total_seconds() * 1_000)
-    return value
 
 
 def _zone(value: str) -> str:
@@ -77,55 +50,6 @@ def _zone(value: str) -> str:
     except (ZoneInfoNotFoundError, ValueError):
         raise ValueError("give an IANA time zone such as Europe/Berlin") from None
     return value
-
-
-def _sensible(value: int) -> int:
-    if not 0 <= value <= LONGEST:
-        raise ValueError(f"{DURATION}, from 0 to a century")
-    return value
-
-
-Duration = Annotated[int, BeforeValidator(_milliseconds), AfterValidator(_sensible)]
-"""Milliseconds, written as ``"5m"``."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _secrets_from_files(cls, given: Any) -> Any:
-        """Replace ``secret_file = PATH`` by ``secret = contents``."""
-        if not isinstance(given, dict):
-            return given
-        resolved = dict(given)
-        for key in given:
-            stem = key.removesuffix("_file")
-            if stem == key or stem not in cls.model_fields or "Secret" not in str(cls.model_fields[stem].annotation):
-                continue
-            if stem in given:
-                raise ValueError(f"give {stem} or {key}, not both")
-            try:
-                resolved[stem] = Path(resolved.pop(key)).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError, TypeError) as error:
-                raise ValueError(f"{key}: cannot read the file: {error}") from None
-        return resolved
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switches(cls, given: Any) -> Any:
-        """Python takes true for 1; no setting of ours is a switch."""
-        if isinstance(given, bool):
-            raise ValueError("give a value, not true or false")
-        return given
-
-
-def _together(section: Section, *keys: str) -> None:
-    """Raise if one of these keys is set and another is not."""
-    given = [key for key in keys if getattr(section, key) is not None]
-    for key in keys:
-        if given and key not in given:
-            raise ValueError(f"{given[0]} needs {key} too; set both or none")
 
 
 class Kafka(Section):
@@ -178,7 +102,7 @@ class Redis(Section):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Redis:
-        _together(self, "cert_file", "key_file")
+        together(self, "cert_file", "key_file")
         for key in ("ca_file", "cert_file"):
             if getattr(self, key) is not None and not self.url.get_secret_value().startswith("rediss://"):
                 raise ValueError(f"{key} does nothing without TLS; write rediss:// in url")
@@ -193,7 +117,7 @@ class Columns(Section):
     sensor_id: str = "sensor_id"
     timestamp: str = "timestamp"
     values: str = "values"
-    ignored: list[str] = []
+    ignored: list[str] = Field(default_factory=list)
     label: str | None = None
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"  # of timestamps that name none
 
@@ -224,29 +148,14 @@ class Window(Section):
         return self
 
 
-class Alerts(Section):
-    """When a score becomes an alert."""
-
-    min_windows: int = Field(3, ge=1)  # anomalous windows in a row before an alert fires
-    resolve_windows: int = Field(5, ge=1)  # windows in a row below `resolve_below` before it resolves
-    resolve_below: float = Field(0.8, gt=0, le=1)
-    major: float = Field(2.0, gt=1)  # peak score from which an alert is major
-    critical: float = Field(5.0, gt=1)
-
-    @model_validator(mode="after")
-    def _bands(self) -> Alerts:
-        if self.critical <= self.major:
-            raise ValueError(f"critical = {self.critical} must be above major = {self.major}")
-        return self
-
-
 class Silence(Section):
     """Alerts of kind `silence`: a sensor that was expected to speak and did not."""
 
     after: Duration | Literal["off", "learned"] = "off"  # learned: by the usual interval of each sensor in training
     factor: float = Field(10.0, gt=1)  # learned: silent for so many usual intervals …
     at_least: Duration = 60_000  # … and for so long
-    sensors: dict[str, Duration] = {}  # by pattern of sensor ids, such as {"pump-*" = "5m"}; the first that fits wins
+    # By pattern of sensor ids, such as {"pump-*" = "5m"}; the first that fits wins:
+    sensors: dict[str, Duration] = Field(default_factory=dict)
 
 
 class Publish(Section):
@@ -273,8 +182,8 @@ class Metrics(Section):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Metrics:
-        _together(self, "tls_cert_file", "tls_key_file")
-        _together(self, "username", "password")
+        together(self, "tls_cert_file", "tls_key_file")
+        together(self, "username", "password")
         if self.username is not None and ":" in self.username:
             raise ValueError("username must not hold a colon; HTTP puts one between user and password")
         return self
@@ -304,6 +213,9 @@ class Settings(BaseSettings):
     events: EventRules = EventRules()
     window: Window = Window()
     alerts: Alerts = Alerts()
+    groups: dict[str, Group] = {}  # the first whose pattern fits a sensor counts
+    features: dict[str, Feature] = {}
+    faults: Faults = Faults()
     silence: Silence = Silence()
     publish: Publish = Publish()
     delivery: Delivery = Delivery()
@@ -311,6 +223,11 @@ class Settings(BaseSettings):
     bundle: Bundle = Bundle()
     device: Device = Device()
     poll: Poll = Poll()
+
+    @model_validator(mode="after")
+    def _groups(self) -> Settings:
+        check_groups(self.groups, self.alerts)
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -381,17 +298,19 @@ def _reject_stray_variables(environment: Mapping[str, str]) -> None:
 def _explain(error: ValidationError, config: Path | None, environment: Mapping[str, str]) -> str:
     """The first of pydantic's findings as one line: where, what is wrong, what stood there."""
     found = error.errors(include_url=False)[0]
-    place = [str(part) for part in found["loc"]][:2]  # deeper is only which type of a union was tried
+    named = found["loc"][:1] in (("groups",), ("features",))  # tables of sections
+    place = [str(part) for part in found["loc"]][: 3 if named else 2]  # deeper is only which type of a union was tried
     key = ".".join(place) or "settings"
     variable = PREFIX + "__".join(place).upper()
     given = {name.upper() for name in environment}
     where = f"{variable}: " if variable in given else f"{config}: " if config is not None else ""
     if found["type"] == "extra_forbidden":
-        section = Settings.model_fields[place[0]].annotation if len(place) > 1 else Settings
+        tables: dict[str, Any] = {"groups": Group, "features": Feature}
+        section = tables.get(place[0], Settings.model_fields[place[0]].annotation) if len(place) > 1 else Settings
         known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
         return f"{where}{key}: unknown setting; use one of: {', '.join(known)}"
     message = found["msg"].removeprefix("Value error, ")
-    if len(place) == 1 and found["type"] == "model_type":
+    if len(place) == 1 + named and found["type"] == "model_type":
         return f"{where}{key}: a section, not a value; write [{key}] and its keys below"
     value = found.get("input")
     simple = isinstance(value, (str, int, float, bool)) and not any(word in key for word in SECRETS)

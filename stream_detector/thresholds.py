@@ -75,6 +75,7 @@ class Thresholds(msgspec.Struct, frozen=True):
     parameter: float  # alerts per sensor and day, or the quantile, or the fixed threshold
     entries: tuple[Entry, ...]
     sensors: dict[str, int]  # sensor → row
+    partners: dict[str, Thresholds] = {}  # of the other parts of the score, by name
 
     def rows(self, sensors: Sequence[str]) -> list[int]:
         """The row that applies to each sensor."""

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector import alerts
-from stream_detector.alerts import Incident
+from stream_detector.alerts import NONE, Incident, Place, Shown, Told, follow
 from stream_detector.codec import identify, rfc3339, rfc3339_all
+from stream_detector.criteria import Criteria
 from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Reject, Score, State, Windows
-from stream_detector.settings import Alerts
+from stream_detector.faults import Limits, Signs
 
 DIGITS = (6, 7, 8, 9)  # six are always held by a float32, nine always tell it from its neighbours
 
@@ -21,7 +21,7 @@ class Judged(NamedTuple):
     """The verdicts on ``n`` windows of one partition."""
 
     states: list[State]  # (n) of the sensor after the window
-    changes: list[tuple[int, Incident, alerts.Change]]  # index of the window, the alert after it, what changed
+    changes: list[tuple[int, Told, str]]  # index of the window, what changed, what is wrong if it is a fault
     touched: dict[str, Incident | None]  # sensors whose incident is another than before
 
 
@@ -44,32 +44,60 @@ def judge(
     windows: Windows,
     errors: Errors,
     incidents: MutableMapping[str, Incident],
-    policy: Alerts,
+    criteria: Criteria,
+    expect: Callable[[Float32], Float32],
     floor: int = 0,
 ) -> Judged:
     """Move the alerts of a partition on by its windows, in order; ``incidents`` is the state before and after.
 
-    Windows that end before ``floor`` are muted: see `alerts.advance`.
+    Windows that end before ``floor`` are muted: see `alerts.advance`. ``expect`` gives the model's view of the few
+    windows that need it.
     """
     states: list[State] = ["normal"] * len(windows)
-    changes: list[tuple[int, Incident, alerts.Change]] = []
+    changes: list[tuple[int, Told, str]] = []
     touched: dict[str, Incident | None] = {}
-    for at, (sensor, score) in enumerate(zip(windows.sensors, errors.score.tolist(), strict=True)):
+    limits, deviations = criteria.limits, criteria.deviations
+    signs = None if limits is None else limits.look(windows)
+    scores = errors.score if deviations is None else deviations.counted(windows, errors, expect)
+    for at, (sensor, score) in enumerate(zip(windows.sensors, scores.tolist(), strict=True)):
         before = incidents.get(sensor)
-        if before is None and score < 1:
+        odd = signs is not None and signs.odd[at]
+        if before is None and score < 1 and not odd:
             continue
-        last, ended = int(windows.offsets[at, 1]), int(windows.timestamps[at, 1])
-        opening = ("" if before is not None else identify(sensor, *partition, last), ended)
-        after, change = alerts.advance(before, score, opening, policy, muted=last < floor)
-        if change is not None and after is not None:
-            changes.append((at, after, change))
-        if after is None or change == "resolved":
+        shown = NONE if limits is None or signs is None else _shown(before, windows, errors, at, limits, signs)
+        last = int(windows.offsets[at, 1])
+        place = Place(
+            identify(sensor, *partition, last) if before is None or not before.id else "",
+            identify(sensor, *partition, last, "fault") if shown.features else "",
+            int(windows.timestamps[at, 0]),
+            int(windows.timestamps[at, 1]),
+        )
+        after, told = follow(before, score, place, criteria.of(sensor), shown, muted=last < floor)
+        for one in told:
+            cause = ""
+            if one.kind == "fault" and limits is not None:
+                fault = None if after is None else after.fault
+                cause = limits.cause(windows, at, shown.features or (fault.features if fault is not None else ()))
+            changes.append((at, one, cause))
+        if after is None:
             incidents.pop(sensor, None)
-            touched[sensor] = None
         else:
-            incidents[sensor] = touched[sensor] = after
+            incidents[sensor] = after
             states[at] = after.state
+        if before is not None or after is not None:
+            touched[sensor] = after
     return Judged(states, changes, touched)
+
+
+def _shown(before: Incident | None, windows: Windows, errors: Errors, at: int, limits: Limits, signs: Signs) -> Shown:
+    """What a window shows of its sensor, given what is known of it."""
+    fault = None if before is None else before.fault
+    if not signs.odd[at] and fault is None:
+        return NONE
+    runs = limits.runs(() if fault is None else fault.runs, windows, at, signs.still[at])
+    stuck = limits.stuck(runs, int(windows.timestamps[at, 1]))
+    faulty = sorted({*np.flatnonzero(signs.faulty[at]).tolist(), *stuck})
+    return Shown(tuple(faulty), runs, errors.contributions[at].tolist())
 
 
 def score_records(
@@ -126,7 +154,7 @@ def alert_records(
     partition: Partition,
     windows: Windows,
     errors: Errors,
-    changes: Sequence[tuple[int, Incident, alerts.Change]],
+    changes: Sequence[tuple[int, Told, str]],
     expect: Callable[[Float32], Float32],
     features: Sequence[str],
     model: Model,
@@ -145,25 +173,31 @@ def _alert(
     partition: Partition,
     windows: Windows,
     errors: Errors,
-    change: tuple[int, Incident, alerts.Change],
+    change: tuple[int, Told, str],
     expected: Float32,
     features: Sequence[str],
     model: Model,
 ) -> Alert:
-    at, incident, kind = change
+    at, (incident, what, kind), cause = change
     step = int(errors.worst_step[at])
     observed = dict(zip(features, short(windows.values[at, step]), strict=True))
-    wanted = dict(zip(features, short(expected[step]), strict=True))
+    # Not every model expects values: those of a context or a probability have none to compare with.
+    wanted = {} if np.isnan(expected[step]).any() else dict(zip(features, short(expected[step]), strict=True))
     sensor, ended = windows.sensors[at], rfc3339(int(windows.timestamps[at, 1]))
     contributions: Mapping[str, float] = dict(zip(features, short(errors.contributions[at]), strict=True))
     top = max(contributions, key=lambda name: contributions[name])
-    resolved = kind == "resolved"
+    resolved = what == "resolved"
+    where = f" where {wanted[top]:.4g} was expected" if wanted else " stands out most"
+    if kind == "fault":
+        wrong, well = cause or "the sensor was faulty", "the sensor is well again"
+    else:
+        wrong, well = f"{top} {observed[top]:.4g}{where}", "back to normal"
     first, last = windows.offsets[at].tolist()
     return Alert(
         id=incident.id,
         revision=incident.revision,
         status="resolved" if resolved else "firing",
-        kind="anomaly",
+        kind=kind,
         sensor_id=sensor,
         severity=incident.severity,
         started_at=rfc3339(incident.started_at),
@@ -174,9 +208,7 @@ def _alert(
         contributions=dict(contributions),
         observed=observed,
         expected=wanted,
-        summary=f"{sensor}: back to normal"
-        if resolved
-        else f"{sensor}: {top} {observed[top]:.4g} where {wanted[top]:.4g} was expected",
+        summary=f"{sensor}: {well if resolved else wrong}",
         model=model,
         source=Origin(*partition, first, last),
     )

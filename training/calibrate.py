@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream_detector.adapters.keras import LIMIT, CompiledModel
+from stream_detector.adapters.keras import CompiledModel
+from stream_detector.adapters.programs import LIMIT
 from stream_detector.bundle import ErrorKind, ErrorStatistics, Scaler
 from stream_detector.events import Float32, Float64
 from stream_detector.thresholds import Series
@@ -14,7 +15,11 @@ from training.split import Part
 DAY = 86_400_000  # ms
 CONSTANT = 1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits
 CONSTANT_SCALE = 1e-2  # what counts as one standard deviation of a constant, as a share of its size
-RESIDUAL_FLOOR = 1e-2  # smallest standard deviation of a residual, in scaled units: no model is trusted beyond it
+# Smallest standard deviation of a residual: no model is trusted beyond it. In scaled units, where a deviation of 1 is
+# that of the data; a residual of the model's own has no such unit (a context's may all be of 1e-3), and is compared
+# with the root mean square of the others' deviations.
+RESIDUAL_FLOOR = 1e-2
+TINY = 1e-6  # residuals of the model's own that vary by less than this do not vary: float32 tells no more apart
 SHRINKAGE_FLOOR = 1e-2  # keeps the covariance invertible where residuals depend linearly on each other
 
 
@@ -56,7 +61,7 @@ def scale_values(scaler: Scaler, values: Float32) -> Float32:
 
 
 def error_statistics(kind: ErrorKind, residuals: Float32, sharing: int = 1) -> ErrorStatistics:
-    """Mean and whitening of residuals (n, W, F) in scaled units; nothing to learn for mse and mae.
+    """Mean and whitening of residuals (n, W, F) in scaled units, or a model's own (n, D); other kinds learn nothing.
 
     The correlations are shrunk towards none by the intensity of Schäfer and Strimmer (2005, *A Shrinkage
     Approach to Large-Scale Covariance Matrix Estimation*), a Ledoit-Wolf estimate with the diagonal as its
@@ -65,6 +70,9 @@ def error_statistics(kind: ErrorKind, residuals: Float32, sharing: int = 1) -> E
     """
     if kind != "mahalanobis":
         return ErrorStatistics(kind)
+    own = residuals.ndim == 2
+    if own:
+        residuals = residuals[:, None]  # (n, 1, D): a step of its own
     count, _, size = residuals.shape
     mean = residuals.mean(axis=(0, 1), dtype=np.float64)  # (F)
     total, squares = np.zeros((size, size)), np.zeros((size, size))
@@ -76,7 +84,8 @@ def error_statistics(kind: ErrorKind, residuals: Float32, sharing: int = 1) -> E
     covariance = total / count  # (F, F)
     # Variance of each entry's estimate, (F, F); one window alone tells nothing of it, and all is shrunk.
     spread = (squares / count - covariance**2) * sharing / (count - 1) if count > 1 else np.inf
-    deviation = np.sqrt(np.maximum(np.diag(covariance), RESIDUAL_FLOOR**2))  # (F)
+    unit = max(float(np.sqrt(np.diag(covariance).mean())), TINY) if own else 1.0
+    deviation = np.sqrt(np.maximum(np.diag(covariance), (RESIDUAL_FLOOR * unit) ** 2))  # (F)
     across = np.outer(deviation, deviation)
     correlation = covariance / across
     off = ~np.eye(size, dtype=bool)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from stream_detector.events import Bool, Events, Float32, Float64, Int64, Partit
 from stream_detector.ports import Source
 from stream_detector.sensors import Rules
 from stream_detector.windows import windows_of
-from training.split import Part, split
+from training.split import USED, Part, split
 
+UNKNOWN = -1  # the label of an event or a window that has none
 CHUNK = 10_000  # events that are made into windows at a time: with stride 1, windows take W times their memory
 
 
@@ -27,7 +29,10 @@ class Data:
     events: int
     sensors: list[str]  # (n)
     timestamps: Int64  # (n, 2) of the first and the last event
-    parts: NDArray[np.int8]  # (n)
+    parts: NDArray[np.int8]  # (n) of windows without an anomalous event; `Part.NONE` for the others
+    labels: NDArray[np.int8]  # (n) that of the last event: 0 (normal), 1 (anomalous) or `UNKNOWN`
+    taught: NDArray[np.int8]  # (n) the part to learn labels in: of all windows that have one, else `Part.NONE`
+    touched: int = 0  # windows with an anomalous event
 
     def values(self, chosen: Bool) -> Iterator[tuple[NDArray[np.intp], Float32]]:
         """The chosen (n) windows piece by piece: their places in the order, and (m, W, F) in raw units."""
@@ -46,6 +51,21 @@ class Data:
         chosen = np.zeros(len(self.parts), bool)
         chosen[places] = True
         return np.concatenate([values for _, values in self.values(chosen)])
+
+    def gather_labelled(self, part: Part, most: int, seed: int) -> tuple[Float32, NDArray[np.int8]]:
+        """Windows to learn labels from, (m, W, F) in raw units, and those labels (m).
+
+        If there are more than ``most``, a draw in which anomalous ones, being rare, come first: up to one half of it.
+        """
+        rng = np.random.default_rng([seed, part])
+        normal, anomalous = (np.flatnonzero((self.taught == part) & (self.labels == label)) for label in (0, 1))
+        if len(normal) + len(anomalous) > most:
+            anomalous = rng.permutation(anomalous)[: max(most // 2, most - len(normal))]
+            normal = rng.permutation(normal)[: most - len(anomalous)]
+        chosen = np.zeros(len(self.parts), bool)
+        chosen[normal] = chosen[anomalous] = True
+        empty = np.empty((0, self.rules.length, len(self.rules.features)), np.float32)
+        return np.concatenate([empty, *(values for _, values in self.values(chosen))]), self.labels[chosen]
 
 
 class _All:
@@ -78,34 +98,70 @@ def read_to_end(source: Source) -> Iterator[Slice]:
         source.close()
 
 
-def read(events: Iterable[Events | Slice], rules: Rules, seed: int) -> Data:
+def read(
+    events: Iterable[Events | Slice], rules: Rules, seed: int, label: str | None = None, teach: bool = False
+) -> Data:
     """Hold the events and see what windows they make; ``rules.means`` are learnt (see `Data.rules`).
 
-    Events are one log, slices as many as they have partitions. Raises `DataError` where there is nothing to
-    learn from: no events, a feature without any value, too few windows.
+    Events are one log, slices as many as they have partitions. With ``label``, the name of a column, each event has
+    one value more than there are features, at the end: 0, 1, or NaN where it is not known. It is taken off here, so
+    that no model can see it. Windows with an anomalous event then have no part in what is learnt of normal data.
+    To ``teach`` labels, all windows share one division in time, so that no event is learnt from and judged by.
+
+    Raises `DataError` where there is nothing to learn from: no events, a feature without any value, too few
+    windows; and for labels that are none.
     """
     by_log: dict[Partition | None, list[Events]] = {}
+    marks: dict[Partition | None, list[NDArray[np.int8]]] = {}
     for piece in events:
         key, found = (piece.partition, piece.events) if isinstance(piece, Slice) else (None, piece)
+        mark = np.full(len(found), UNKNOWN, np.int8)
+        if label is not None:
+            found, mark = _without_labels(found, label)
         if found.values.shape[1] != len(rules.features):
             raise DataError(
                 f"events have {found.values.shape[1]} features, {len(rules.features)} were named: "
                 f"{', '.join(rules.features)}"
             )
         if rules.missing == "reject":
-            found = found.take(np.flatnonzero(~np.isnan(found.values).any(axis=1)))
+            whole = np.flatnonzero(~np.isnan(found.values).any(axis=1))
+            found, mark = found.take(whole), mark[whole]
+        marks.setdefault(key, []).append(mark)
         log = by_log.setdefault(key, [])
         log += [found.take(slice(at, at + CHUNK)) for at in range(0, len(found), CHUNK)]
     logs = [log for log in by_log.values() if log]
+    known = [np.concatenate(marks[key]) for key, log in by_log.items() if log]  # of the events of each log
     count = sum(len(piece) for log in logs for piece in log)
     if not count:
         raise DataError("no events to train on; check the files and the column names")
+    if label is not None and all((mark == UNKNOWN).all() for mark in known):
+        raise DataError(f"no event has a label in column {label!r}; check --label or columns.label")
     rules = _with_means(rules, logs)
-    windows = list(_bare(logs, rules))
-    sensors = [sensor for names, _ in windows for sensor in names]
-    timestamps = np.concatenate([np.empty((0, 2), np.int64), *(times for _, times in windows)])
-    parts = split(sensors, timestamps[:, 1], rules.length, rules.stride, seed)
-    return Data(rules, logs, count, sensors, timestamps, parts)
+    sensors: list[str] = []
+    timestamps, labels, touched = [np.empty((0, 2), np.int64)], [np.empty(0, np.int8)], [np.empty(0, bool)]
+    for log, mark in zip(logs, known, strict=True):
+        labelled = _labeller(log, mark) if label is not None else _unlabelled
+        for windows in windows_of(log, rules):
+            sensors += windows.sensors
+            timestamps.append(windows.timestamps)  # nothing else is held on to
+            last, odd = labelled(windows)
+            labels.append(last)
+            touched.append(odd)
+    times, last, odd = np.concatenate(timestamps), np.concatenate(labels), np.concatenate(touched)
+    parts = np.full(len(sensors), Part.NONE, np.int8)
+    taught = parts.copy()
+    shared = np.ones(len(sensors), bool) if teach else ~odd  # among which time is divided
+    names = [sensor for sensor, mine in zip(sensors, shared.tolist(), strict=True) if mine]
+    if not len(names):
+        raise DataError("no window is without an anomalous event; give data of normal operation too")
+    parts[shared] = split(names, times[shared, 1], rules.length, rules.stride, seed)
+    if teach:
+        taught = np.where(last == UNKNOWN, np.int8(Part.NONE), parts)
+        parts = np.where(odd, np.int8(Part.NONE), parts)
+        for part in USED:
+            if not (parts == part).any():
+                raise DataError(f"no normal window is left for {part.name.lower()}; give more data of normal operation")
+    return Data(rules, logs, count, sensors, times, parts, last, taught, int(odd.sum()))
 
 
 def periods(sensors: Sequence[str], timestamps: Int64, length: int, stride: int) -> Mapping[str, float]:
@@ -145,7 +201,36 @@ def _windows(logs: list[list[Events]], rules: Rules) -> Iterator[Windows]:
         yield from windows_of(log, rules)
 
 
-def _bare(logs: list[list[Events]], rules: Rules) -> Iterator[tuple[list[str], Int64]]:
-    """Sensors and times of windows, without holding on to their values."""
-    for windows in _windows(logs, rules):
-        yield windows.sensors, windows.timestamps
+def _without_labels(events: Events, label: str) -> tuple[Events, NDArray[np.int8]]:
+    """Events whose last column was the label, without those that have nothing but it, and their labels (n)."""
+    given = events.values[:, -1]
+    if not (np.isnan(given) | np.isin(given, (0, 1))).all():
+        odd = given[~(np.isnan(given) | np.isin(given, (0, 1)))][0]
+        raise DataError(f"column {label!r} holds {odd:g}: a label must be 0 (normal), 1 (anomalous) or missing")
+    bare = replace(events, values=np.ascontiguousarray(events.values[:, :-1]))
+    told = np.where(np.isnan(given), UNKNOWN, np.nan_to_num(given)).astype(np.int8)
+    kept = np.flatnonzero(~np.isnan(bare.values).all(axis=1))
+    return (bare, told) if len(kept) == len(bare) else (bare.take(kept), told[kept])
+
+
+def _unlabelled(windows: Windows) -> tuple[NDArray[np.int8], Bool]:
+    return np.full(len(windows), UNKNOWN, np.int8), np.zeros(len(windows), bool)
+
+
+def _labeller(log: list[Events], labels: NDArray[np.int8]) -> Callable[[Windows], tuple[NDArray[np.int8], Bool]]:
+    """A function from ``n`` windows of this log to the labels of their last events (n), and which are touched (n).
+
+    Touched: an event of the sensor from the window's first to its last is anomalous, also one that was dropped.
+    """
+    offsets = np.concatenate([piece.offsets for piece in log])  # (m) rising
+    _, which = np.unique(list(chain.from_iterable(piece.sensors for piece in log)), return_inverse=True)
+    order = np.argsort(which, kind="stable")  # by sensor, then offset
+    place = np.empty(len(order), np.intp)
+    place[order] = np.arange(len(order))
+    so_far = np.concatenate([[0], np.cumsum(labels[order] == 1)])  # anomalous events before each place
+
+    def labelled(windows: Windows) -> tuple[NDArray[np.int8], Bool]:
+        first, last = np.searchsorted(offsets, windows.offsets.T)
+        return labels[last], np.asarray(so_far[place[last] + 1] > so_far[place[first]], bool)
+
+    return labelled

@@ -39,9 +39,13 @@ def fit(
     patience: int = 5,
     seed: int = 0,
     progress: Progress = silent,
+    targets: tuple[Float32, Float32] | None = None,
+    weights: tuple[Float32, Float32] | None = None,
+    stage: str = "fit",
 ) -> History:
     """Teach the model to return its input: Adam on ``loss``, by its name in Keras; windows (n, W, F) in scaled units.
 
+    ``targets`` are what to return instead, ``weights`` (n) what each window counts: of values and validation.
     Stops ``patience`` epochs after the validation loss was lowest, and goes back to the weights of that
     epoch. The same seed, data and machine give the same weights: all of the process's seeds are set, and
     TensorFlow is told to use deterministic kernels from here on. Raises `DataError` if the error becomes
@@ -59,14 +63,16 @@ def fit(
         losses.append(float(logs["loss"]))
         val_losses.append(float(logs["val_loss"]))
         if not math.isfinite(losses[-1] + val_losses[-1]):
-            raise DataError(f"training diverged in epoch {epoch + 1}; lower the learning rate or check the data")
-        progress("fit", epoch + 1, epochs, {"loss": losses[-1], "val_loss": val_losses[-1]})
+            raise DataError(f"{stage} diverged in epoch {epoch + 1}; lower the learning rate or check the data")
+        progress(stage, epoch + 1, epochs, {"loss": losses[-1], "val_loss": val_losses[-1]})
 
+    taught, held = (values, validation) if targets is None else targets
     model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=loss)
     model.fit(
         values,
-        values,
-        validation_data=(validation, validation),
+        taught,
+        sample_weight=None if weights is None else weights[0],
+        validation_data=(validation, held) if weights is None else (validation, held, weights[1]),
         epochs=epochs,
         batch_size=batch,
         shuffle=True,

@@ -9,63 +9,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
 from stream_detector.adapters.keras import CompiledModel, buckets_up_to, prepare_backend
-from stream_detector.bundle import ErrorKind, ErrorStatistics, Manifest, Scaler, check_target, write_bundle
-from stream_detector.errors import SettingsError
+from stream_detector.bundle import (
+    ErrorKind,
+    ErrorStatistics,
+    Manifest,
+    Output,
+    Scaler,
+    State,
+    check_target,
+    write_bundle,
+)
+from stream_detector.errors import DataError
 from stream_detector.events import Events, Float32, Float64, Slice
 from stream_detector.sensors import Rules
 from stream_detector.thresholds import (
     FEW_PEAKS,
-    Method,
     Series,
     Thresholds,
-    check_method,
     expected_alerts_per_day,
     fit_thresholds,
 )
 from stream_detector.timestamps import rfc3339
-from training.autoencoders import DEFAULT, Architecture, architecture
+from training.autoencoders import Architecture, architecture
+from training.autoencoders.head import classifier, fine_tune
 from training.calibrate import error_statistics, errors_of, fit_scaler, fit_unit_scaler, scale_values, series_of
 from training.data import Data, periods, read
 from training.fit import History, fit
+from training.options import TrainOptions as TrainOptions  # it is part of what is called here
+from training.options import check_options
 from training.progress import Progress, silent
 from training.report import Picture, Summary, write_report
 from training.split import Part, overlap
 
 LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """How to train. The defaults suit a CPU."""
-
-    kind: str = DEFAULT  # see `autoencoders`
-    length: int = 64  # events a window
-    stride: int | None = None  # None: an eighth of the length, so that each event is judged eight times
-    units: tuple[int, ...] | None = None  # None: what suits the kind
-    epochs: int = 30
-    patience: int = 5  # epochs without a better validation error
-    batch: int = 128
-    learning_rate: float | None = None  # None: what suits the kind
-    error: ErrorKind = "mahalanobis"
-    threshold: Method = "evt"
-    budget: float = 0.1  # alerts per sensor and day; of the other methods: the quantile, the threshold
-    max_windows: int = 20_000  # to fit on; a seventh of it each for validation and for statistics
-    seed: int = 0
-    missing: Literal["last", "mean", "reject"] = "last"
-    grace: int = 0  # ms
-    duplicates: Literal["drop", "keep"] = "drop"
-    max_gap: int | None = None  # ms
-
-    @property
-    def step(self) -> int:
-        """The stride in effect."""
-        return self.stride if self.stride is not None else max(1, self.length // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,40 +71,53 @@ def train(
     units: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Summary:
-    """Learn from events of normal operation and write a bundle to ``out``.
+    """Learn from events of normal operation, and from labels if there are any, and write a bundle to ``out``.
 
     ``events`` come in the order of their log (slices: of as many logs as they have partitions), their columns
-    in the order of ``features``, and are held in memory. The same events, options and machine give the same
-    weights. Sets the process's random seeds. Raises `DataError` if the data are too few or hold nothing,
-    `SettingsError` for options that make no sense, `BundleError` if ``out`` cannot be written.
+    in the order of ``features``, with the label after them if one is named, and are held in memory. A window is
+    anomalous if its last event is labelled so; windows with any anomalous event have no part in what is learnt
+    as normal, nor in statistics and thresholds. The same events, options and machine give the same weights.
+
+    Sets the process's random seeds. Raises `DataError` if the data are too few or hold nothing, or for labels
+    that are none, `SettingsError` for options that make no sense, `BundleError` if ``out`` cannot be written.
     """
     started = time.monotonic()
-    _check(options)
+    check_options(options)
     check_target(out.resolve())
     prepare_backend()
-    data = read(events, _rules(features, options), options.seed)
+    data = read(events, _rules(features, options), options.seed, options.label, options.fine_tune)
     values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n, W, F) raw
     validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
     kind = architecture(options.kind, options.seed)
     scaler = fit_scaler(values) if kind.scaling == "standard" else fit_unit_scaler(values)
     keras.utils.set_random_seed(options.seed)
-    model = kind.build(options.length, len(features), units=options.units or kind.units, seed=options.seed)
-    history = fit(
-        kind.trainer(model),
-        *(_targets(scale_values(scaler, part), kind) for part in (values, validation)),
-        epochs=options.epochs,
-        batch=options.batch,
-        loss=kind.loss,
-        learning_rate=options.learning_rate or kind.learning_rate,
-        patience=options.patience,
-        seed=options.seed,
-        progress=progress,
-    )
-    found = calibrate(model, scaler, data, options, progress)
-    manifest = _manifest(out, data, options, history, found, units or {}, now or datetime.now(UTC))
+    seen = [_targets(scale_values(scaler, part), kind) for part in (values, validation)]
+    model = _untaught(kind, seen, options, progress)
+    check = None if kind.watch is None else kind.watch(model, seen[1])
+    learning: dict[str, Any] = {
+        "epochs": options.epochs,
+        "batch": options.batch,
+        "learning_rate": options.learning_rate or kind.learning_rate,
+        "patience": options.patience,
+        "seed": options.seed,
+        "progress": progress,
+    }
+    history = fit(kind.trainer(model), *seen, loss=kind.loss, **learning)
+    if check is not None:
+        check()
+    output: Output = kind.output
+    state: State = "pretrained"
+    taught = None
+    if options.fine_tune:
+        most = {Part.FIT: options.max_windows, Part.VALIDATION: _held_out(options)}
+        taught = [data.gather_labelled(part, limit, options.seed) for part, limit in most.items()]
+        model, history = _fine_tuned(model, scaler, kind, taught, options, learning)
+        output, state = "probability", "fine_tuned"
+    found = calibrate(model, scaler, data, options, progress, output)
+    manifest = _manifest(out, data, options, history, found, units or {}, now or datetime.now(UTC), output, state)
     summary = replace(
         _summary(manifest, data, history, found, len(values), len(validation), options),
-        notes=_notes(data, values, found, options),
+        notes=_notes(data, values, found, options, taught),
         seconds=time.monotonic() - started,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +141,12 @@ def train(
 
 
 def calibrate(
-    model: Any, scaler: Scaler, data: Data, options: TrainOptions, progress: Progress = silent
+    model: Any,
+    scaler: Scaler,
+    data: Data,
+    options: TrainOptions,
+    progress: Progress = silent,
+    output: Output = "window",
 ) -> Calibration:
     """Residual statistics on one part of the data, then thresholds on the errors of the part after it.
 
@@ -155,12 +155,13 @@ def calibrate(
     buckets, unit = buckets_up_to(1024), np.ones(1)
     run = overlap(options.length, options.step)
     held = data.gather(Part.STATISTICS, _held_out(options), options.seed)  # (n, W, F) raw
-    bare = CompiledModel(model, options.length, scaler, ErrorStatistics("mse"), unit, buckets)
+    error: ErrorKind = "probability" if output == "probability" else options.error
+    bare = CompiledModel(model, options.length, scaler, ErrorStatistics("mse"), unit, buckets, output)
     thinned = max(1, int((data.parts == Part.STATISTICS).sum()) // len(held))
-    residuals = bare.residuals(held) if options.error == "mahalanobis" else held[:0]  # others learn nothing
-    statistics = error_statistics(options.error, residuals, max(1, run // thinned))
+    residuals = bare.residuals(held) if error == "mahalanobis" else held[:0]  # others learn nothing
+    statistics = error_statistics(error, residuals, max(1, run // thinned))
     progress("calibrate", 1, 2, {"windows": len(held)})
-    judge = CompiledModel(model, options.length, scaler, statistics, unit, buckets)
+    judge = CompiledModel(model, options.length, scaler, statistics, unit, buckets, output)
     errors = errors_of(judge, data)
     series = series_of(errors, data)
     thresholds = fit_thresholds(series, run, options.threshold, options.budget)
@@ -169,23 +170,37 @@ def calibrate(
     return Calibration(judge, statistics, errors, series, thresholds, expected)
 
 
-def _check(options: TrainOptions) -> None:
-    least = {
-        "window": (options.length, architecture(options.kind).shortest),
-        "stride": (options.step, 1),
-        "epochs": (options.epochs, 1),
-        "patience": (options.patience, 0),
-        "batch": (options.batch, 1),
-        "max_windows": (options.max_windows, 1),
-        "seed": (options.seed, 0),
-        "units": (1 if options.units is None else min(options.units, default=0), 1),
-    }
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise SettingsError(f"{name} = {value} will not do; give {smallest} or more")
-    check_method(options.threshold, options.budget)
-    if options.learning_rate is not None and options.learning_rate <= 0:
-        raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")
+def _untaught(kind: Architecture, seen: list[Float32], options: TrainOptions, progress: Progress) -> Any:
+    """The model before its whole learns, from windows (n, W, F) and (m, W, F) if it is stacked layer by layer."""
+    units = options.units or kind.units
+    if kind.pretrain is None:
+        return kind.build(*seen[0].shape[1:], units=units, seed=options.seed)
+    return kind.pretrain(
+        *seen,
+        units,
+        epochs=options.epochs,
+        batch=options.batch,
+        learning_rate=options.learning_rate or kind.pretrain_rate,
+        patience=options.patience,
+        seed=options.seed,
+        progress=progress,
+    )[0]
+
+
+def _fine_tuned(
+    model: Any,
+    scaler: Scaler,
+    kind: Architecture,
+    taught: Sequence[tuple[Float32, Any]],
+    options: TrainOptions,
+    learning: dict[str, Any],
+) -> tuple[Any, History]:
+    """A classifier that goes on from the model's weights, taught with windows (n, W, F) in raw units and labels (n)."""
+    scaled = [(scale_values(scaler, values), labels) for values, labels in taught]
+    if not scaled[1][1].any() or scaled[1][1].all():
+        raise DataError("validation needs normal and anomalous windows late in time; give more labelled data")
+    judge = classifier(model, options.head, kind.top, options.seed)
+    return judge, fine_tune(judge, *scaled[0], validation=scaled[1], **learning)
 
 
 def _rules(features: Sequence[str], options: TrainOptions) -> Rules:
@@ -228,6 +243,8 @@ def _manifest(
     found: Calibration,
     units: Mapping[str, str],
     now: datetime,
+    output: Output,
+    state: State,
 ) -> Manifest:
     errors = found.errors[~np.isnan(found.errors)]
     installed = {}
@@ -259,6 +276,8 @@ def _manifest(
             "calibration_error_max": float(np.max(errors)),
         },
         expected_alerts_per_day=found.expected,
+        output=output,
+        state=state,
     )
 
 
@@ -280,7 +299,7 @@ def _summary(
     return Summary(
         name=manifest.name,
         version="",
-        kind=manifest.kind,
+        kind=manifest.kind if manifest.state == "pretrained" else f"{manifest.kind}, fine-tuned",
         features=list(manifest.features),
         length=manifest.length,
         stride=manifest.stride,
@@ -299,8 +318,24 @@ def _summary(
     )
 
 
-def _notes(data: Data, values: Float32, found: Calibration, options: TrainOptions) -> list[str]:
+def _notes(
+    data: Data,
+    values: Float32,
+    found: Calibration,
+    options: TrainOptions,
+    taught: Sequence[tuple[Float32, Any]] | None,
+) -> list[str]:
     notes = []
+    if taught is not None:
+        labels = taught[0][1]
+        notes.append(
+            f"fine-tuned with a {options.head} head on {len(labels)} labelled windows, {labels.sum()} of them anomalous"
+        )
+    if data.touched:
+        notes.append(
+            f"{data.touched} of {len(data.sensors)} windows hold anomalous events ({options.label}): "
+            "left out of what is learnt as normal, and of calibration"
+        )
     constant = np.ptp(values, axis=(0, 1)) == 0  # (F)
     if constant.any():
         names = ", ".join(feature for feature, still in zip(data.rules.features, constant, strict=True) if still)

@@ -1,23 +1,8 @@
 """Scoring on the device with Keras, on its TensorFlow or its JAX backend.
 
 One compiled function takes raw windows to scores: scaling, the model's forward pass, errors, contributions
-and thresholds are all inside, and the weights, statistics and thresholds stay on the device. Training
-calibrates through the same function, so that its errors are the service's errors.
-
-How a window's error is made (Malhotra et al. 2016, *LSTM-based Encoder-Decoder for Multi-sensor Anomaly
-Detection*). With the residual ``r = x̂ - x`` of each step in scaled units, its mean ``μ`` and covariance
-``Σ`` on normal windows:
-
-===========  ======================  =======================  ===================================
-kind         step error ``s[t]``     window error             share of feature ``f`` at ``t``
-===========  ======================  =======================  ===================================
-mahalanobis  ``(r-μ)ᵀ Σ⁻¹ (r-μ)``    ``sqrt(mean_t(s) / F)``  ``max((r-μ)_f (Σ⁻¹ (r-μ))_f, 0)``
-mse          ``Σ_f r²``              ``mean_t(s) / F``        ``r²``
-mae          ``Σ_f |r|``             ``mean_t(s) / F``        ``|r|``
-===========  ======================  =======================  ===================================
-
-The worst step is ``argmax_t s[t]``. Contributions are the shares, averaged over the steps and divided by
-their sum.
+and thresholds are all inside (`adapters.programs`), and the weights, statistics and thresholds stay on the
+device. Training calibrates through the same function, so that its errors are the service's errors.
 """
 
 from __future__ import annotations
@@ -27,83 +12,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from stream_detector.bundle import Bundle, ErrorStatistics, Scaler
+from stream_detector.adapters.programs import Program, Tables, Tensor, expected, residuals_of, score_with
+from stream_detector.bundle import Bundle, ErrorStatistics, Output, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
 from stream_detector.events import Errors, Float32, Float64
 
 log = logging.getLogger(__name__)
 
-LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
 BUCKETS = (16, 64, 256, 1024, 4096, 16384)  # batch sizes that are compiled; others are padded to the next
-
-Tensor: TypeAlias = Any  # of whichever backend runs
-Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]  # errors (n), step errors (n, W), shares (n, W, F)
-Tables: TypeAlias = dict[str, Tensor]  # center, scale, mean (F); whitening (F, F); thresholds (rows)
-Call: TypeAlias = Callable[[Tensor], Tensor]  # the model, (n, W, F) to (n, W, F), in scaled units
-Program: TypeAlias = Callable[[Call, Tables, Tensor, Tensor], Tensor]
-
-
-def scaled(tables: Tables, values: Tensor) -> Tensor:
-    """Raw windows (n, W, F) as the model sees them."""
-    return ops.clip((values - tables["center"]) / tables["scale"], -LIMIT, LIMIT)
-
-
-def mahalanobis(residual: Tensor, tables: Tables) -> Parts:
-    """Distance from the normal residuals; of about 1 where residuals are as on normal windows."""
-    centered = residual - tables["mean"]  # (n, W, F)
-    white = ops.matmul(centered, tables["whitening"])  # (n, W, F), so that its square is the squared distance
-    steps = ops.sum(ops.square(white), axis=2)  # (n, W)
-    shares = ops.relu(centered * ops.matmul(white, ops.transpose(tables["whitening"])))  # (n, W, F)
-    return ops.sqrt(ops.mean(steps, axis=1) / residual.shape[2]), steps, shares
-
-
-def mse(residual: Tensor, tables: Tables) -> Parts:
-    """Mean squared residual."""
-    shares = ops.square(residual)  # (n, W, F)
-    return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
-
-
-def mae(residual: Tensor, tables: Tables) -> Parts:
-    """Mean absolute residual."""
-    shares = ops.abs(residual)  # (n, W, F)
-    return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
-
-
-ERRORS: dict[str, Callable[[Tensor, Tables], Parts]] = {"mahalanobis": mahalanobis, "mse": mse, "mae": mae}
-
-
-def score_with(kind: str) -> Program:
-    """The program that scores; results stand side by side, to come back to the host in one transfer."""
-
-    def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-        seen = scaled(tables, values)
-        error, steps, shares = ERRORS[kind](call(seen) - seen, tables)
-        threshold = ops.take(tables["thresholds"], rows)  # (n)
-        weight = ops.mean(shares, axis=1)  # (n, F)
-        total = ops.sum(weight, axis=1, keepdims=True)  # (n, 1)
-        even = ops.ones_like(weight) / weight.shape[1]  # of an error of nothing
-        contributions = ops.where(total > 0, weight / ops.where(total > 0, total, 1.0), even)
-        worst = ops.cast(ops.argmax(steps, axis=1), "float32")  # exact below 2**24
-        return ops.concatenate([ops.stack([error / threshold, error, threshold, worst], axis=1), contributions], axis=1)
-
-    return score  # (n, 4 + F): score, error, threshold, worst step, contributions
-
-
-def residuals(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-    """The program behind error statistics: ``x̂ - x`` in scaled units, (n, W, F)."""
-    seen = scaled(tables, values)
-    return call(seen) - seen
-
-
-def expected(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-    """The program behind pictures and alerts: ``x̂`` in raw units, (n, W, F)."""
-    return call(scaled(tables, values)) * tables["scale"] + tables["center"]
 
 
 class CompiledModel:
@@ -117,17 +39,21 @@ class CompiledModel:
         errors: ErrorStatistics,
         thresholds: Float64,
         buckets: list[int],
+        output: Output = "window",
     ) -> None:
         size = len(scaler.center)
-        self.model = model
+        self.model = log_odds(model) if output == "probability" else model
         self.shape = (length, size)
+        self.output = output
+        self.shapes = {"score": (4 + size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
         self.kind = errors.kind
+        wide = self.model.output_shape[-1]
         self.buckets = buckets
         self.tables = {
             "center": _resident(scaler.center),
             "scale": _resident(scaler.scale),
-            "mean": _resident(errors.mean or np.zeros(size)),
-            "whitening": _resident(errors.whitening or np.eye(size)),
+            "mean": _resident(errors.mean or np.zeros(wide)),
+            "whitening": _resident(errors.whitening or np.eye(wide)),
             "thresholds": _resident(thresholds),
         }
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
@@ -145,11 +71,13 @@ class CompiledModel:
         return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 4:], worst)
 
     def residuals(self, values: Float32) -> Float32:
-        """Residuals in scaled units, (n, W, F)."""
+        """Residuals: (n, W, F) in scaled units, or the model's own (n, D); log-odds (n, 1) of a classifier."""
         return self._run("residuals", values, np.zeros(len(values), np.int32))
 
     def expected(self, values: Float32) -> Float32:
-        """Reconstructions in raw units, (n, W, F)."""
+        """Reconstructions in raw units, (n, W, F); NaN where the model makes none."""
+        if self.output != "window":
+            return np.full((len(values), *self.shape), np.nan, np.float32)
         return self._run("expected", values, np.zeros(len(values), np.int32))
 
     def _run(self, name: str, values: Float32, rows: Any) -> Float32:
@@ -164,9 +92,7 @@ class CompiledModel:
         except Exception as error:  # whatever the device's library raises: out of memory, device lost, …
             log.warning("the device failed on %d windows, trying fewer at once: %s", len(values), _first_line(error))
             done = [self._in_halves(name, values, rows)]
-        wide = 4 + self.shape[1]
-        nothing = np.zeros((0, wide) if name == "score" else (0, *self.shape), np.float32)
-        return np.concatenate(done) if done else nothing
+        return np.concatenate(done) if done else np.zeros((0, *self.shapes[name]), np.float32)
 
     def _queue(self, name: str, values: Float32, rows: Any) -> Tensor:
         bucket = next(size for size in self.buckets if size >= len(values))
@@ -200,15 +126,18 @@ class CompiledModel:
                     left += [(middle, to), (at, middle)]
                     continue
                 log.warning("the device fails on one window and not on others: %s", _first_line(error))
-                wide = (4 + self.shape[1],) if name == "score" else self.shape
-                done.append(np.full((1, *wide), np.nan, np.float32))
+                done.append(np.full((1, *self.shapes[name]), np.nan, np.float32))
         return np.concatenate(done)
 
     def _program(self, name: str, bucket: int) -> Callable[[Float32, Any], Tensor]:
         if (name, bucket) not in self.compiled:
-            program = {"score": score_with(self.kind), "residuals": residuals, "expected": expected}[name]
+            programs = {
+                "score": score_with(self.output, self.kind),
+                "residuals": residuals_of(self.output),
+                "expected": expected,
+            }
             self.compiled[name, bucket] = COMPILERS[keras.backend.backend()](
-                program, self.model, self.tables, (bucket, *self.shape)
+                programs[name], self.model, self.tables, (bucket, *self.shape)
             )
         return self.compiled[name, bucket]
 
@@ -239,6 +168,7 @@ class KerasScorer:
             bundle.errors,
             bundle.thresholds.values,
             buckets_up_to(self.max_batch_windows),
+            bundle.manifest.output,
         )
 
     def warm(self) -> None:
@@ -250,7 +180,7 @@ class KerasScorer:
         return self._loaded().errors(values, self.bundle.thresholds.rows(sensors))
 
     def reconstruct(self, values: Float32) -> Float32:
-        """What the model expected, (n, W, F) in raw units; compiled on first use."""
+        """What the model expected, (n, W, F) in raw units; NaN if it expects nothing. Compiled on first use."""
         return self._loaded().expected(values)
 
     def _loaded(self) -> CompiledModel:
@@ -275,11 +205,25 @@ def load_model(bundle: Bundle) -> Any:
             raise BundleError(
                 f"{bundle.path}: model.keras cannot be loaded: {_first_line(error)}; train the bundle again"
             ) from error
-    wanted = (None, bundle.manifest.length, len(bundle.manifest.features))
-    for what, shape in (("takes", model.input_shape), ("returns", model.output_shape)):
+    taken = (None, bundle.manifest.length, len(bundle.manifest.features))
+    # How wide a residual is only its statistics say, and without them anything will do.
+    wide = len(bundle.errors.mean) or model.output_shape[-1]
+    returned = {"window": taken, "residual": (None, wide), "probability": (None, 1)}[bundle.manifest.output]
+    for what, shape, wanted in (("takes", model.input_shape, taken), ("returns", model.output_shape, returned)):
         if shape != wanted:
             raise BundleError(f"{bundle.path}: model.keras {what} {shape}, not {wanted}; train the bundle again")
+    if bundle.manifest.output == "probability" and not any(layer.name == "head" for layer in model.layers):
+        raise BundleError(f"{bundle.path}: model.keras has no layer named head; train the bundle again")
     return model
+
+
+def log_odds(model: Any) -> Any:
+    """A classifier's layers from windows (n, W, F) to the log-odds of anomaly (n, 1), where no probability saturates.
+
+    Its layer "head" is linear: one unit, or two channels (normal, anomalous) whose difference it is.
+    """
+    head = model.get_layer("head").output  # (n, 1) or (n, 2)
+    return keras.Model(model.input, head if head.shape[-1] == 1 else head[:, 1:] - head[:, :1])
 
 
 def prepare_backend() -> None:

@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.alerts import Change, Incident, advance, grade
+from stream_detector.alerts import (
+    Change,
+    Fault,
+    Incident,
+    Place,
+    Rest,
+    Run,
+    Shown,
+    Standing,
+    advance,
+    follow,
+    grade,
+)
+from stream_detector.alerts import Told as Told_
 from stream_detector.settings import Alerts
 
 POLICY = Alerts(min_windows=2, resolve_windows=3, resolve_below=0.8, major=2.0, critical=5.0)
@@ -191,3 +204,214 @@ def test_it_goes_on_the_same_from_a_state_that_was_stored(
             incident = None if change == "resolved" else incident
         steps.append(found)
     assert steps[0] == steps[1]
+
+
+# -- durations -------------------------------------------------------------------------------------------------------
+
+
+def timed(windows: Sequence[tuple[int, float]], policy: Alerts) -> list[tuple[int, Change, str]]:
+    """What windows of one sensor, each an (end, score), cause: end, change, id."""
+    incident: Incident | None = None
+    told: list[tuple[int, Change, str]] = []
+    for ended, score in windows:
+        incident, changes = follow(incident, score, Place(f"w{ended}", f"f{ended}", ended - 10, ended), policy)
+        told += [(ended, one.change, one.incident.id) for one in changes]
+    return told
+
+
+def test_an_incident_must_last_the_minimum_of_event_time_too() -> None:
+    policy = Alerts(min_windows=2, min_duration="30ms")
+    assert timed([(at, 1.5) for at in range(0, 60, 10)], policy) == [(30, "fired", "w0")]
+    assert timed([(0, 1.5), (100, 1.5)], policy) == [(100, "fired", "w0")]
+    assert timed([(0, 1.5), (10, 0.5), (30, 1.5), (40, 1.5)], policy) == []  # another incident
+
+
+def test_durations_count_anew_when_a_sensors_clock_is_set_back() -> None:
+    policy = Alerts(min_windows=2, resolve_windows=1, min_duration="30ms", keep_firing_for="30ms", cooldown="30ms")
+    back = [(1_000_000, 1.5), *((at, 1.5) for at in range(0, 50, 10))]
+    assert timed(back, policy) == [(30, "fired", "w1000000")]
+    again = [(at, 1.5) for at in (1_000_000, 1_000_030)] + [(at, 0.1) for at in range(0, 60, 10)]
+    assert [(at, change) for at, change, _ in timed(again, policy)] == [(1_000_030, "fired"), (30, "resolved")]
+    rested = [(at, 1.5) for at in (1_000, 1_030)] + [(1_060, 0.1)] + [(at, 1.5) for at in range(0, 50, 10)]
+    assert [(at, change) for at, change, _ in timed(rested, policy)] == [
+        (1_030, "fired"), (1_060, "resolved"), (30, "fired"),
+    ]  # fmt: skip
+
+
+def test_an_alert_keeps_firing_for_so_long_after_the_last_window_that_was_not_calm() -> None:
+    policy = Alerts(min_windows=1, resolve_windows=2, keep_firing_for="50ms")
+    calm = [(at, 0.1) for at in range(10, 100, 10)]
+    assert timed([(0, 1.5), *calm], policy) == [(0, "fired", "w0"), (50, "resolved", "w0")]
+    assert timed([(0, 1.5), (10, 0.1), (20, 0.1), (30, 1.5), (40, 0.1), (80, 0.1)], policy) == [
+        (0, "fired", "w0"), (80, "resolved", "w0"),  # the same alert went on
+    ]  # fmt: skip
+
+
+def test_in_the_cooldown_only_a_worse_alert_fires_and_what_lasts_fires_after_it() -> None:
+    policy = Alerts(min_windows=1, resolve_windows=1, cooldown="50ms")
+    begin = [(0, 1.5), (10, 0.1)]
+    first = [(0, "fired", "w0"), (10, "resolved", "w0")]
+    assert timed([*begin, (20, 1.5), (30, 0.1), (60, 0.1)], policy) == first
+    assert timed([*begin, (20, 2.5)], policy) == [*first, (20, "fired", "w20")]
+    lasting = [(at, 1.5) for at in range(20, 80, 10)]
+    assert timed([*begin, *lasting], policy) == [*first, (60, "fired", "w20")]
+    assert timed([*begin, (70, 0.1), (80, 1.5)], policy) == [*first, (80, "fired", "w80")]
+
+
+def test_a_sensor_that_rests_is_normal_and_is_forgotten_after_the_cooldown() -> None:
+    policy = Alerts(min_windows=1, resolve_windows=1, cooldown="50ms")
+    incident, seen_ = None, []
+    for ended, score in [(0, 1.5), (10, 0.1), (20, 0.1), (60, 0.1)]:
+        incident, _ = follow(incident, score, Place(f"w{ended}", "", ended, ended), policy)
+        seen_.append(None if incident is None else incident.state)
+    assert seen_ == ["firing", "normal", "normal", None]
+
+
+# -- faults ----------------------------------------------------------------------------------------------------------
+
+QUICK = Alerts(min_windows=2, resolve_windows=2)
+STRIDE, LENGTH = 10, 30  # of the windows below, in ms
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One window: its score, which features are faulty in it, the share of feature 0 in the score."""
+
+    score: float
+    faulty: tuple[int, ...] = ()
+    share: float = 0.9
+
+
+def watch(windows: Sequence[Seen], policy: Alerts = QUICK, stop: int | None = None) -> list[tuple[int, Told_]]:
+    """What is told, by window; at ``stop`` the state is written and read again."""
+    incident: Incident | None = None
+    told: list[tuple[int, Told_]] = []
+    for at, one in enumerate(windows):
+        if at == stop and incident is not None:
+            incident = msgspec.msgpack.decode(msgspec.msgpack.encode(incident), type=Incident)
+        ended = at * STRIDE + LENGTH
+        place = Place(f"w{at}", f"f{at}", ended - LENGTH, ended)
+        shown = Shown(one.faulty, (), (one.share, 1 - one.share))
+        incident, changes = follow(incident, one.score, place, policy, shown)
+        told += [(at, change) for change in changes]
+        assert incident is None or incident.state != "normal" or policy.cooldown
+    return told
+
+
+def brief(windows: Sequence[Seen]) -> list[tuple[int, str, str, str]]:
+    return [(at, one.kind, one.change, one.incident.id) for at, one in watch(windows)]
+
+
+def test_a_fault_has_an_alert_of_its_own_kind() -> None:
+    told = brief([Seen(0.1), *[Seen(0.1, (0,))] * 3, *[Seen(0.1)] * 3])
+    assert told == [(2, "fault", "fired", "f1"), (5, "fault", "resolved", "f1")]
+
+
+def test_a_score_that_a_fault_explains_opens_no_second_alert_and_tells_how_bad_it_is() -> None:
+    windows = [*[Seen(6.0, (0,))] * 4, *[Seen(0.1)] * 2]
+    assert brief(windows) == [(1, "fault", "fired", "f0"), (5, "fault", "resolved", "f0")]
+    assert watch(windows)[0][1].incident.severity == "critical"
+
+
+def test_a_score_that_a_fault_does_not_explain_has_its_own_alert_beside_it() -> None:
+    assert brief([*[Seen(0.1, (0,))] * 2, *[Seen(3.0, (0,), share=0.4)] * 2]) == [
+        (1, "fault", "fired", "f0"),
+        (3, "anomaly", "fired", "w2"),
+    ]
+
+
+def test_an_anomaly_that_turns_out_to_be_a_fault_goes_on_as_one() -> None:
+    windows = [*[Seen(3.0)] * 4, *[Seen(1.5, (0,))] * 3, *[Seen(0.1)] * 2]
+    assert brief(windows) == [
+        (1, "anomaly", "fired", "w0"),
+        (5, "fault", "diagnosed", "w0"),
+        (8, "fault", "resolved", "w0"),
+    ]
+    assert [one.incident.revision for _, one in watch(windows)] == [1, 2, 3]
+    assert {one.incident.severity for _, one in watch(windows)} == {"major"}
+
+
+def test_what_a_repaired_sensor_left_in_the_window_is_still_the_faults() -> None:
+    left = [Seen(3.0)] * 3  # windows that still hold events of the last faulty one: it ended LENGTH after it began
+    assert brief([*[Seen(3.0, (0,))] * 2, *left, *[Seen(0.1)] * 2]) == [
+        (1, "fault", "fired", "f0"), (6, "fault", "resolved", "f0"),
+    ]  # fmt: skip
+    assert ("anomaly", "fired") in [told[1:3] for told in brief([*[Seen(3.0, (0,))] * 2, *[Seen(3.0)] * 8])]
+
+
+def test_a_fault_that_did_not_fire_explains_nothing() -> None:
+    assert brief([Seen(3.0, (0,)), Seen(3.0)]) == [(1, "anomaly", "fired", "w0")]
+
+
+seen_windows = st.lists(
+    st.builds(
+        Seen,
+        st.sampled_from([0.1, 0.9, 1.0, 1.5, 2.5, 9.0]),
+        st.sampled_from([(), (), (0,), (1,), (0, 1)]),
+        st.sampled_from([0.0, 0.4, 0.6, 1.0]),
+    ),
+    max_size=40,
+)
+quick = st.builds(
+    Alerts,
+    min_windows=st.integers(1, 3),
+    resolve_windows=st.integers(1, 3),
+    min_duration=st.sampled_from([0, 0.01, 0.03]),
+    keep_firing_for=st.sampled_from([0, 0.02, 0.05]),
+    cooldown=st.sampled_from([0, 0.02, 0.08]),
+)
+
+
+@given(seen_windows, quick)
+def test_no_sensor_has_two_open_alerts_of_a_kind_and_no_revision_is_left_out(
+    windows: list[Seen], policy: Alerts
+) -> None:
+    records: dict[str, list[Told_]] = {}
+    last = dict[str, Told_]()
+    for _, told in watch(windows, policy):
+        records.setdefault(told.incident.id, []).append(told)
+        last[told.incident.id] = told
+        firing = [one.kind for one in last.values() if one.change != "resolved"]
+        assert len(set(firing)) == len(firing)
+    for history in records.values():
+        assert [told.incident.revision for told in history] == list(range(1, len(history) + 1))
+        assert history[0].change == "fired"
+        assert all(told.change in ("worsened", "diagnosed") for told in history[1:-1])
+        kinds = [told.kind for told in history]
+        assert kinds == sorted(kinds)  # an anomaly may become a fault, never the other way round
+        assert sum(told.change == "diagnosed" for told in history) == len(set(kinds)) - 1
+        ranks = [RANK[told.incident.severity] for told in history]
+        assert ranks == sorted(ranks)
+        assert len({told.incident.started_at for told in history}) == 1
+
+
+@given(seen_windows, quick, st.integers(0, 40))
+def test_with_faults_and_durations_it_goes_on_the_same_from_a_stored_state(
+    windows: list[Seen], policy: Alerts, stop: int
+) -> None:
+    assert watch(windows, policy, stop) == watch(windows, policy)
+
+
+@given(seen_windows, quick)
+def test_while_a_fault_fires_that_explains_every_score_no_anomaly_fires(windows: list[Seen], policy: Alerts) -> None:
+    always = [Seen(one.score, (0,), 1.0) for one in windows]
+    told = watch(always, policy)
+    anomalies = [one for _, one in told if one.kind == "anomaly"]
+    assert anomalies == []
+
+
+def test_states_of_earlier_versions_are_read() -> None:
+    packed = msgspec.msgpack.encode([["w0", 7, 3, 0, 1, "minor", 1.5], None])
+    assert msgspec.msgpack.decode(packed, type=Standing).incident == Incident("w0", 7, 3, 0, 1, "minor", 1.5)
+
+
+def test_an_earlier_version_reads_what_it_knows_of_a_new_state() -> None:
+    class Earlier(msgspec.Struct, array_like=True, frozen=True):
+        id: str
+        started_at: int
+        above: int = 0
+
+    told = msgspec.msgpack.encode(
+        Incident("w0", 7, 3, last=9, rest=Rest(1, "major"), fault=Fault(runs=(Run(0, 1, 2, 3),)))
+    )
+    assert msgspec.msgpack.decode(told, type=Earlier) == Earlier("w0", 7, 3)

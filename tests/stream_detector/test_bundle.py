@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,25 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert bundle.manifest == read_manifest(path)
     assert bundle.manifest.version.startswith("20261120100000-")
     assert set(bundle.manifest.files) == {*module.PARTS, "report/summary.txt"}
+
+
+def test_a_bundle_of_an_earlier_version_is_read(path: Path) -> None:
+    """Its manifest lacks fields that came later: they have their defaults, and its digest is that of the file."""
+    told = msgspec.json.decode((path / "manifest.json").read_bytes())
+    del told["output"], told["state"]
+    told["digest"] = hashlib.sha256(msgspec.json.encode(told | {"digest": ""})).hexdigest()
+    (path / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=1))
+    found = load_bundle(path).manifest
+    assert (found.output, found.state) == ("window", "pretrained")
+    (path / "manifest.json").write_bytes(msgspec.json.encode(told | {"seed": 8}))
+    refused(path, "was changed")
+
+
+def test_what_the_model_returns_and_its_errors_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="output and errors make no sense"):
+        write(tmp_path / "pumps", output="probability", state="fine_tuned")
+    write(tmp_path / "pumps", output="residual")  # of any width
+    assert load_bundle(tmp_path / "pumps").manifest.output == "residual"
 
 
 @pytest.mark.parametrize("name", [*module.PARTS, "manifest.json", "report/summary.txt"])

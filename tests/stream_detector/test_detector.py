@@ -16,7 +16,7 @@ from stream_detector import Detector, load_bundle
 from stream_detector.adapters.keras import KerasScorer
 from stream_detector.codec import encode_score
 from stream_detector.errors import SettingsError
-from stream_detector.settings import Settings, Window
+from stream_detector.settings import Settings, Window, load_settings
 from tests.commandline import invoke
 from training.plant import FEATURES, Plant
 
@@ -70,6 +70,48 @@ def test_it_gives_the_scores_that_replay_gives(plant: Plant, bundle: Path, detec
             exact[side] = plain
         assert close[0] == pytest.approx(close[1], rel=1e-4, abs=1e-6)
         assert exact[0] == exact[1]
+
+
+def test_alerts_policy_and_faults_apply_as_in_replay(
+    plant: Plant, bundle: Path, scorer: KerasScorer, tmp_path: Path
+) -> None:
+    events = read(plant)
+    limit = sorted(values[FEATURES[0]] or 0.0 for _, _, values in events)[-ROWS // 10]
+    config = tmp_path / "detector.toml"
+    config.write_text(
+        f"""
+        [alerts]
+        min_windows = 2
+        min_duration = "2m"
+        cooldown = "30m"
+        [groups.first]
+        sensors = "{events[0][0]}"
+        min_windows = 1
+        min_duration = 0
+        [features.{FEATURES[0]}]
+        range = [-inf, {limit}]
+        [features.{FEATURES[1]}]
+        direction = "above_expected"
+        """
+    )
+    detector = Detector(load_bundle(bundle), load_settings(config))
+    detector.scorer = scorer
+    found = [score.state for event in events for score in detector.update(*event)]
+    data = tmp_path / "events.jsonl"
+    lines = [{"sensor_id": sensor, "timestamp": time, "values": values} for sensor, time, values in events]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    done = invoke("replay", data, "--bundle", bundle, "--out", out, "--config", config)
+    assert done.code == 0, done.err
+    assert [json.loads(line)["state"] for line in (out / "scores.jsonl").read_text().splitlines()] == found
+    alerts = [json.loads(line) for line in (out / "alerts.jsonl").read_text().splitlines()]
+    assert "fault" in {alert["kind"] for alert in alerts}
+    assert any("out of its range" in alert["summary"] for alert in alerts)
+
+
+def test_a_direction_for_a_feature_that_the_bundle_lacks_is_refused(bundle: Path) -> None:
+    with pytest.raises(SettingsError, match=r"features\.colour: not in the bundle"):
+        Detector(load_bundle(bundle), Settings.model_validate({"features": {"colour": {"range": [0, 1]}}}))
 
 
 def test_an_event_completes_one_window_or_none(detector: Detector) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -19,7 +21,9 @@ from stream_detector.adapters.redis import RedisStore
 from stream_detector.errors import Moved
 from stream_detector.events import Partition
 from stream_detector.ports import Update, WindowStore
+from stream_detector.recall import Recall
 from stream_detector.settings import Redis as RedisSettings
+from stream_detector.settings import Settings
 from tests.simulated import Broker, Record, Worker
 
 Snapshot = Callable[[], Callable[[], None]]  # take one; what it returns restores it
@@ -97,6 +101,46 @@ def in_memory(seed: int, store: Memory | None = None, *, stable: bool = True) ->
 @pytest.mark.parametrize("first", range(0, 400, 100))
 def test_any_history_ends_as_an_undisturbed_run_in_memory(first: int) -> None:
     assert [seed for seed in range(first, first + 100) if not in_memory(seed)] == []
+
+
+KINDS = ("anomaly", "fault")
+GROUP = {"quick": {"sensors": "a", "min_windows": 1}}
+RANGE = {
+    "alerts": {"min_windows": 2, "resolve_windows": 2},
+    "groups": GROUP,
+    "features": {"x": {"range": [0, 8], "stuck_events": 3, "direction": "above_expected", "min_deviation": 1}},
+    "delivery": {"lookback_limit": 1_000_000},
+}
+STUCK = RANGE | {"alerts": {"min_windows": 1, "resolve_windows": 2}, "features": {"x": {"stuck_events": 3}}}
+DURATIONS = {"min_duration": "3ms", "keep_firing_for": "5ms", "cooldown": "20ms"}
+TIMED = STUCK | {"alerts": {"min_windows": 1, "resolve_windows": 1, **DURATIONS}}
+
+
+@pytest.mark.parametrize("asked", [RANGE, STUCK], ids=["range", "stuck"])
+def test_faults_and_groups_survive_any_history(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(asked))
+    assert [seed for seed in range(100) if not in_memory(seed)] == []
+
+
+def test_without_recovering_faults_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(RANGE))
+    monkeypatch.setattr(Recall, "restore", lambda self, incidents: None)
+    assert any(not in_memory(seed) for seed in range(50))
+
+
+def test_some_histories_have_anomalies_that_become_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(STUCK))
+    told = [one for seed in range(30) for one in undisturbed(make_log(random.Random(seed))) if one.startswith("Alert")]
+    by_kind = {kind: {re.findall("id='(.*?)'", one)[0] for one in told if f"kind='{kind}'" in one} for kind in KINDS}
+    assert by_kind["anomaly"] & by_kind["fault"]
+    assert by_kind["anomaly"] - by_kind["fault"]
+
+
+def test_durations_survive_any_history_in_which_the_state_is_not_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cooldown is nowhere but in the state; after a loss of it an alert may fire earlier."""
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(TIMED))
+    monkeypatch.setattr(Memory, "wipe", lambda self: None)
+    assert [seed for seed in range(100) if not in_memory(seed)] == []
 
 
 def test_any_history_ends_as_an_undisturbed_run_on_redis(redis_url: str) -> None:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.alerts import Incident
 from stream_detector.codec import encode_alert, encode_score, identify
+from stream_detector.criteria import Criteria, criteria_of
 from stream_detector.events import Alert, Errors, Float32, Model, Partition, Score, Windows
 from stream_detector.pipeline import Pipeline
-from stream_detector.settings import Alerts, Publish
+from stream_detector.sensors import Rules
+from stream_detector.settings import Alerts, Publish, Settings
 from stream_detector.verdicts import alert_records, judge, score_records, short
 from tests.simulated import RULES, SETTINGS, Broker, Record, SimulatedOutlet, SimulatedSource, SumScorer
 
@@ -33,7 +35,7 @@ SOURCE = ["topic", "partition", "first_offset", "last_offset"]
 PARTITION = Partition("sensor-events", 3)
 FEATURES = ("pressure", "current")
 MODEL = Model("pumps", "7")
-POLICY = Alerts(min_windows=2, resolve_windows=1)
+POLICY = Criteria(Alerts(min_windows=2, resolve_windows=1))
 START = 1_795_168_800_123  # 2026-11-20T10:00:00.123Z
 
 
@@ -69,7 +71,7 @@ def expect(values: Float32) -> Float32:
 def records(scores: list[float], worst: int = 1) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The JSON of all scores and alerts of one sensor's windows."""
     some, told = windows(len(scores)), errors(scores, worst)
-    judged = judge(PARTITION, some, told, {}, POLICY)
+    judged = judge(PARTITION, some, told, {}, POLICY, expect)
     chosen = np.arange(len(scores))
     published = score_records(PARTITION, some, told, judged.states, chosen, FEATURES, MODEL)
     alerts = alert_records(PARTITION, some, told, judged.changes, expect, FEATURES, MODEL)
@@ -150,7 +152,7 @@ def test_the_model_is_asked_only_about_windows_that_alert() -> None:
         return values
 
     some, told = windows(5), errors([0.5, 1.5, 1.5, 1.5, 0.1])
-    judged = judge(PARTITION, some, told, {}, POLICY)
+    judged = judge(PARTITION, some, told, {}, POLICY, expect)
     alert_records(PARTITION, some, told, judged.changes, note, FEATURES, MODEL)
     assert asked == [2]
     assert alert_records(PARTITION, some, told, [], note, FEATURES, MODEL) == []
@@ -170,7 +172,7 @@ def test_batches_do_not_matter(scores: list[float], cut: int) -> None:
     """Judging in two batches, going on from the state between them, gives the records of one."""
     some, told = windows(len(scores)), errors(scores)
     whole: dict[str, Incident] = {}
-    states = judge(PARTITION, some, told, whole, POLICY).states
+    states = judge(PARTITION, some, told, whole, POLICY, expect).states
     split: dict[str, Incident] = {}
     found = []
     for start, stop in ((0, min(cut, len(scores))), (min(cut, len(scores)), len(scores))):
@@ -179,7 +181,7 @@ def test_batches_do_not_matter(scores: list[float], cut: int) -> None:
             some.sensors[part], some.values[part], some.timestamps[part], some.offsets[part],
             some.imputed[part], some.confidence[part],
         )  # fmt: skip
-        judged = judge(PARTITION, piece, told.cut(start, stop), split, POLICY)
+        judged = judge(PARTITION, piece, told.cut(start, stop), split, POLICY, expect)
         assert all(split.get(name) == state for name, state in judged.touched.items())
         found += judged.states
     assert found == states
@@ -211,6 +213,37 @@ def test_short_keeps_shapes_and_what_is_no_number() -> None:
     assert short(np.zeros((0, 2), np.float32)) == []
     assert np.isnan(short(np.float32(np.nan)))
     assert short(np.float32(np.inf)) == float("inf")
+
+
+def test_the_first_group_whose_pattern_fits_says_when_a_sensor_alerts() -> None:
+    settings = Settings.model_validate(
+        {
+            "alerts": {"min_windows": 3},
+            "groups": {
+                "slow": {"sensors": "pump-7*", "min_windows": 5, "major": 1.2},
+                "pumps": {"sensors": "pump-*", "min_windows": 2},
+            },
+        }
+    )
+    criteria = criteria_of(Rules(FEATURES, 3, 1, (0.0, 0.0)), settings)
+    found = {}
+    for sensor in ("pump-7", "pump-8", "fan-1", "pump-8"):  # twice: what is remembered is the same
+        some, told = windows(6, sensor), errors([1.5] * 6)
+        judged = judge(PARTITION, some, told, {}, criteria, expect)
+        [(at, (incident, change, kind), cause)] = judged.changes
+        assert (change, kind, cause) == ("fired", "anomaly", "")
+        found[sensor] = (at, incident.severity)
+    assert found == {"pump-7": (4, "major"), "pump-8": (1, "minor"), "fan-1": (2, "minor")}
+
+
+def test_what_does_not_deviate_as_wanted_is_published_but_opens_no_alert() -> None:
+    settings = Settings.model_validate({"features": {"pressure": {"direction": "above_expected"}}})
+    criteria = criteria_of(Rules(FEATURES, 3, 1, (0.0, 0.0)), settings)
+    some, told = windows(6), errors([1.5] * 6)
+    judged = judge(PARTITION, some, told, {}, criteria, expect)  # the model expects a hundred more
+    assert (judged.changes, judged.states, judged.touched) == ([], ["normal"] * 6, {})
+    less = judge(PARTITION, some, told, {}, criteria, lambda values: values - 100)
+    assert [(at, one.change) for at, one, _ in less.changes] == [(2, "fired")]
 
 
 # -- which scores are published --------------------------------------------------------------------------------------

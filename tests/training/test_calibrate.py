@@ -73,6 +73,20 @@ def test_degenerate_residuals(count: int) -> None:
     assert precision[0, 0] == pytest.approx(RESIDUAL_FLOOR**-2)
 
 
+def test_residuals_of_a_model_s_own_are_judged_by_their_own_size() -> None:
+    """Deviations of a thousandth count in full; a unit that never moves is given a hundredth of the others' size."""
+    residuals = np.random.default_rng(0).normal(0.3, 1e-3, (2_000, 4)).astype(np.float32)
+    residuals[:, 3] = 0.5
+    found = error_statistics("mahalanobis", residuals)
+    precision = np.array(found.whitening) @ np.array(found.whitening).T
+    np.testing.assert_allclose(np.diag(precision)[:3], 1e6, rtol=0.1)
+    usual = np.sqrt(3 / 4) * 1e-3
+    assert precision[3, 3] == pytest.approx((RESIDUAL_FLOOR * usual) ** -2, rel=0.1)
+    np.testing.assert_allclose(found.mean, [0.3, 0.3, 0.3, 0.5], atol=1e-3)
+    still = error_statistics("mahalanobis", np.zeros((5, 4), np.float32))
+    assert np.isfinite(still.whitening).all()
+
+
 def test_other_kinds_learn_nothing() -> None:
     found = error_statistics("mse", correlated(5)[0])
     assert found.mean == ()

@@ -1,4 +1,4 @@
-"""From reconstruction to probability: two phases, two tops, one model."""
+"""From reconstruction to probability: two phases, one model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,8 @@ import numpy as np
 import pytest
 
 from stream_detector.events import Float32, Float64, Int64
-from training.autoencoders.rnn_classifier import (
-    FEATURES,
-    UNITS,
-    build,
-    class_weights,
-    classifier,
-    fine_tune,
-    per_step,
-    state,
-)
+from training.autoencoders.head import Head, classifier, fine_tune, state
+from training.autoencoders.rnn_classifier import FEATURES, UNITS, build
 from training.fit import fit
 from training.traffic import FEATURES as NAMES
 from training.traffic import simulate
@@ -46,10 +38,10 @@ def test_the_mission_s_sizes() -> None:
     assert model.get_layer("code").output.shape == (None, 4 * 8)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_the_phases_are_states_of_the_saved_model(channels: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_the_phases_are_states_of_the_saved_model(head: Head, tmp_path: Path) -> None:
     model, values = build(6, 5, SMALL), noise(3)
-    judge = classifier(model, channels)
+    judge = classifier(model, head, "last_step")
     assert judge.output_shape == (None, 1)
     for one, wanted in ((model, "pretrained"), (judge, "fine_tuned")):
         one.save(tmp_path / "model.keras")
@@ -58,59 +50,21 @@ def test_the_phases_are_states_of_the_saved_model(channels: Any, tmp_path: Path)
         np.testing.assert_allclose(loaded.predict(values, verbose=0), one.predict(values, verbose=0), atol=1e-6)
         bare = keras.models.clone_model(one)  # as training does before it saves
         assert state(bare) == wanted
-    with pytest.raises(ValueError, match="neither"):
-        state(keras.Model(model.input, model.output, name="other"))
-
-
-def test_softmax_of_two_and_one_sigmoid_are_the_same() -> None:
-    model, values = build(6, 5, SMALL), noise(40)
-    two, one = classifier(model, 2), classifier(model, 1)
-    kernel, bias = np.random.default_rng(1).normal(size=(5, 2)), np.array([0.3, -0.4])
-    two.get_layer("channels").set_weights([kernel, bias])
-    one.get_layer("channels").set_weights([kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]])
-    told = two.predict(values, verbose=0)
-    assert told.std() > 0.01
-    np.testing.assert_allclose(told, one.predict(values, verbose=0), atol=1e-6)
-    np.testing.assert_allclose(
-        per_step(two).predict(values, verbose=0), per_step(one).predict(values, verbose=0), atol=1e-6
-    )
-    with pytest.raises(ValueError, match="channels"):
-        classifier(model, 3)  # type: ignore[arg-type] # wrong on purpose
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-def test_a_step_s_probability_looks_at_nothing_later(channels: Any) -> None:
-    judge, values = classifier(build(6, 5, SMALL), channels), noise(4)
-    steps = per_step(judge).predict(values, verbose=0)
-    assert steps.shape == (4, 6, 1)
-    np.testing.assert_array_equal(steps[:, -1], judge.predict(values, verbose=0))
-    values[:, 4] += 1.0
-    moved = np.abs(per_step(judge).predict(values, verbose=0) - steps).max(axis=(0, 2))
-    assert (moved[:4] == 0).all()
-    assert moved[4] > 0
 
 
 def test_fine_tuning_continues_from_the_pretrained_weights() -> None:
     model, values = build(6, 5, SMALL), noise(64)
     fit(model, values, values, epochs=2, batch=32)
     before = model.get_weights()
-    judge = classifier(model, 2, seed=4)
+    judge = classifier(model, "softmax", "last_step", seed=4)
     taught = judge.get_weights()
     assert all(np.array_equal(old, new) for old, new in zip(before, taught, strict=False))
     labels = (values[:, -1, 0] > 0.5).astype(np.int64)
-    losses = fine_tune(judge, values, labels, validation=(values, labels), epochs=3, batch=32, learning_rate=1e-2)
-    assert losses["loss"][-1] < losses["loss"][0]
+    losses = fine_tune(judge, values, labels, (values, labels), epochs=3, batch=32, learning_rate=1e-2)
+    assert losses.loss[-1] < losses.loss[0]
     moved = [np.abs(new - old).max() for old, new in zip(before, judge.get_weights(), strict=False)]
     assert min(moved) > 0  # every layer learns
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
-
-
-def test_class_weights_balance() -> None:
-    labels = np.array([0] * 19 + [1])
-    weights = class_weights(labels)
-    assert 19 * weights[0] == pytest.approx(weights[1]) == pytest.approx(10)
-    with pytest.raises(ValueError, match="some of both"):
-        class_weights(np.zeros(5, np.int64))
 
 
 def average_precision(scores: Float32, labels: Int64) -> float:
@@ -138,8 +92,9 @@ def test_labels_find_what_reconstruction_does_not() -> None:
     fit(model, normal, normal[:200], epochs=5, batch=64, learning_rate=3e-3)
     held, truth = values[~early], labels[~early]
     errors = np.square(model.predict(held, verbose=0) - held).mean(axis=(1, 2))
-    judge = classifier(model, 2)
-    fine_tune(judge, values[early], labels[early], epochs=5, batch=64, learning_rate=3e-3)
+    judge = classifier(model, "softmax", "last_step")
+    learnt = values[early], labels[early]
+    fine_tune(judge, *learnt, learnt, epochs=5, batch=64, learning_rate=3e-3)
     probability = judge.predict(held, verbose=0)[:, 0]
     assert average_precision(probability, truth) > 0.95
     assert average_precision(probability, truth) > average_precision(errors, truth) + 0.1

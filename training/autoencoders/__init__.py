@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stream_detector.bundle import Output
 from stream_detector.errors import SettingsError
-from training.autoencoders import dense, hybrid, lstm, rnn_classifier, seq2seq
+from stream_detector.events import Float32
+from training.autoencoders import dense, hybrid, lstm, lstm_context, rnn_classifier, seq2seq, stacked
+from training.autoencoders.head import Top
 from training.autoencoders.wrappers import Wrapping, wrap
 
 DEFAULT = "lstm"
@@ -21,7 +24,7 @@ DEFAULT = "lstm"
 class Architecture:
     """How a kind of autoencoder is made and taught."""
 
-    build: Callable[..., Any]  # (length, features, units=…, seed=…) to an uncompiled model, (n, W, F) to (n, W, F)
+    build: Callable[..., Any]  # (length, features, units=…, seed=…) to an uncompiled model of (n, W, F)
     units: tuple[int, ...]  # sizes of its layers where none are given
     scaling: str  # the values it takes; "standard" or "unit": mean 0 and deviation 1, or 0..1
     loss: str
@@ -29,6 +32,12 @@ class Architecture:
     trainer: Callable[[Any], Any] = lambda model: model  # what is fitted; the model is what is scored
     wrapping: Wrapping | None = None  # what the names before it add to training
     shortest: int = 2  # events a window
+    output: Output = "window"  # what the model makes of (n, W, F): that again, or a residual of its own (n, D)
+    pretrain: Callable[..., Any] | None = None  # in place of `build`, from windows: (model, …), as `stacked.pretrain`
+    pretrain_rate: float = 0.0  # its learning rate
+    watch: Callable[[Any, Float32], Callable[[], Any]] | None = None  # before fitting; what it returns checks after
+    top: Top = "code"  # what a head for labels stands on
+    fewest: int = 1  # units that it takes
 
 
 FAMILY: Mapping[str, Architecture] = {
@@ -41,7 +50,7 @@ FAMILY: Mapping[str, Architecture] = {
     ),
     "rnn-classifier": Architecture(
         rnn_classifier.build, rnn_classifier.UNITS, rnn_classifier.SCALING, rnn_classifier.LOSS,
-        rnn_classifier.LEARNING_RATE,
+        rnn_classifier.LEARNING_RATE, top="last_step",
     ),
     "seq2seq": Architecture(
         seq2seq.build, seq2seq.UNITS, seq2seq.SCALING, seq2seq.LOSS, seq2seq.LEARNING_RATE, seq2seq.trainer
@@ -51,6 +60,14 @@ FAMILY: Mapping[str, Architecture] = {
     ),
     "forecast": Architecture(
         hybrid.forecast, hybrid.FORECAST_UNITS, hybrid.SCALING, hybrid.LOSS, hybrid.LEARNING_RATE
+    ),
+    "lstm-context": Architecture(
+        lstm_context.build, lstm_context.UNITS, lstm_context.SCALING, lstm_context.LOSS, lstm_context.LEARNING_RATE,
+        lstm_context.trainer, output=lstm_context.OUTPUT, watch=lstm_context.watch, fewest=2,
+    ),
+    "stacked": Architecture(
+        stacked.build, stacked.UNITS, stacked.SCALING, stacked.LOSS, dense.LEARNING_RATE, shortest=1,
+        pretrain=stacked.pretrain, pretrain_rate=stacked.LEARNING_RATE,
     ),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ positive, and a residual is judged by its mean and covariance on normal windows,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Literal
 
@@ -122,3 +122,9 @@ def check_collapse(model: Any, values: Float32, before: float, share: float = CO
             f"{share:g} is the least; train for fewer epochs or at a lower learning rate"
         )
     return left
+
+
+def watch(model: Any, values: Float32) -> Callable[[], float]:
+    """What to call once the model is fitted: `check_collapse` over windows (n, W, F) against their spread now."""
+    before = spread(model, values)
+    return lambda: check_collapse(model, values, before)

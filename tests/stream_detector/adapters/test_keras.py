@@ -92,6 +92,73 @@ def test_errors_are_as_defined(make: Callable[[ErrorKind], Bundle], kind: ErrorK
     assert {one.dtype for one in (found.score, found.error, found.threshold, found.contributions)} == {np.dtype("f4")}
 
 
+def linear(width: int, head: bool, folder: Path) -> tuple[bytes, Any, Any]:
+    """A model with a gradient that is known: its weights (W F, width), and their bias."""
+    window = keras.Input((LENGTH, SIZE))
+    made = keras.layers.Dense(width, name="head", bias_initializer="ones")(keras.layers.Flatten()(window))
+    model = keras.Model(window, keras.layers.Activation("sigmoid")(made) if head else made)
+    return saved(model, folder), *model.get_layer("head").get_weights()
+
+
+def attributed(seen: Any, gradient: Any) -> tuple[Any, Any]:
+    """Contributions and worst steps by gradient times input, both (n, W F)."""
+    shares = np.abs(seen * gradient).reshape(-1, LENGTH, SIZE)
+    weight = shares.mean(axis=1)
+    return weight / weight.sum(axis=1, keepdims=True), shares.sum(axis=2).argmax(axis=1)
+
+
+@pytest.mark.parametrize("kind", ["mahalanobis", "mse", "mae"])
+def test_a_residual_of_the_model_s_own(make: Callable[[ErrorKind], Bundle], kind: ErrorKind, tmp_path: Path) -> None:
+    model, kernel, bias = linear(4, False, tmp_path)
+    mean, white = np.array([0.1, -0.2, 0.0, 1.0]), np.tril(np.random.default_rng(0).normal(size=(4, 4))) + np.eye(4)
+    errors = ErrorStatistics(kind, tuple(mean), tuple(map(tuple, white))) if kind == "mahalanobis" else None
+    bundle = replace(make(kind), model=model, errors=errors or ErrorStatistics(kind))
+    bundle = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, output="residual"))
+    values = windows(20)
+    seen = ((values - CENTER) / SCALE).reshape(20, -1)
+    r = seen @ kernel + bias  # (n, 4)
+    if kind == "mahalanobis":
+        apart = (r - mean) @ white
+        error, slope = np.sqrt((apart**2).mean(axis=1)), apart @ white.T
+    else:
+        error, slope = ((r**2).mean(axis=1), r) if kind == "mse" else (np.abs(r).mean(axis=1), np.sign(r))
+    contributions, worst = attributed(seen, slope @ kernel.T)
+    made = scorer(bundle)
+    found = made.score(["x"] * 20, values)
+    np.testing.assert_allclose(found.error, error, rtol=1e-3)
+    np.testing.assert_allclose(found.contributions, contributions, atol=2e-3)
+    assert (found.worst_step == worst).mean() > 0.9
+    assert np.isnan(made.reconstruct(values)).all()
+    assert made.score([], windows(0)).contributions.shape == (0, SIZE)
+    narrow = replace(bundle, model=linear(3, False, tmp_path)[0])
+    if kind == "mahalanobis":
+        with pytest.raises(BundleError, match=r"returns \(None, 3\), not \(None, 4\)"):
+            KerasScorer(narrow).load()
+
+
+def test_a_probability_of_anomaly(make: Callable[[ErrorKind], Bundle], tmp_path: Path) -> None:
+    """Judged by its odds, which tell certain from more certain where the probability itself is 1 for both."""
+    model, kernel, bias = linear(1, True, tmp_path)
+    bundle = replace(make("mse"), model=model, errors=ErrorStatistics("probability"))
+    bundle = replace(
+        bundle, manifest=msgspec.structs.replace(bundle.manifest, output="probability", state="fine_tuned")
+    )
+    values = windows(20)
+    values[1], values[2] = (CENTER + factor * SCALE * np.sign(kernel).reshape(LENGTH, SIZE) for factor in (50, 100))
+    seen = ((values - CENTER) / SCALE).reshape(20, -1)
+    odds = seen @ kernel[:, 0] + bias[0]
+    contributions, worst = attributed(seen, kernel[:, 0])
+    found = scorer(bundle).score(["x"] * 20, values)
+    np.testing.assert_allclose(found.error, np.logaddexp(0, odds / 4), rtol=1e-3)
+    np.testing.assert_allclose(found.contributions, contributions, atol=2e-3)
+    assert (found.worst_step == worst).mean() > 0.9
+    assert found.score[2] > 1.5 * found.score[1] > 3 * np.delete(found.score, [1, 2]).max()
+    assert (found.score > 0).all()
+    nameless = keras.Sequential([keras.Input((LENGTH, SIZE)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    with pytest.raises(BundleError, match="no layer named head"):
+        KerasScorer(replace(bundle, model=saved(nameless, tmp_path))).load()
+
+
 def test_batching_does_not_change_scores(make: Callable[[ErrorKind], Bundle]) -> None:
     bundle = make("mahalanobis")
     values = windows(150)

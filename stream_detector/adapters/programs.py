@@ -1,0 +1,160 @@
+"""What is computed on the device, as programs over a model: scores, residuals and reconstructions.
+
+A program takes the model, the tables that stay on the device, raw windows, and the row of each in the table of
+thresholds. How a window's error is made depends on what the model returns.
+
+A window (Malhotra et al. 2016, *LSTM-based Encoder-Decoder for Multi-sensor Anomaly Detection*). With the
+residual ``r = x̂ - x`` of each step in scaled units, its mean ``μ`` and covariance ``Σ`` on normal windows:
+
+===========  ======================  =======================  ===================================
+kind         step error ``s[t]``     window error             share of feature ``f`` at ``t``
+===========  ======================  =======================  ===================================
+mahalanobis  ``(r-μ)ᵀ Σ⁻¹ (r-μ)``    ``sqrt(mean_t(s) / F)``  ``max((r-μ)_f (Σ⁻¹ (r-μ))_f, 0)``
+mse          ``Σ_f r²``              ``mean_t(s) / F``        ``r²``
+mae          ``Σ_f |r|``             ``mean_t(s) / F``        ``|r|``
+===========  ======================  =======================  ===================================
+
+A residual of the model's own, ``D`` wide and one a window: the same errors, of one step with ``D`` in the place
+of ``F``. A probability ``p`` of anomaly: ``ln(1 + (p / (1 - p))^¼)``, made from the log-odds themselves. It rises
+with ``p`` and is never 0, and where the log-odds of normal windows have an exponential tail, as they usually do, it
+has one that the extreme-value fit can follow; ``p`` itself is crowded at 0 and 1, and log-odds may be negative.
+
+The shares of those two are ``|x · ∂error/∂x|``, for each feature at each step (gradient times input: Shrikumar et
+al. 2016, *Not Just a Black Box*; after the saliency of Simonyan et al. 2014, *Deep Inside Convolutional Networks*).
+Where a model is saturated, as by readings of thousands of deviations, gradients vanish and the shares are even.
+
+The worst step is the one with the largest ``s[t]``, or with the largest sum of shares. Contributions are the shares,
+averaged over the steps and divided by their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import keras
+from keras import ops
+
+from stream_detector.bundle import ErrorKind, Output
+
+LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
+TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
+
+Tensor: TypeAlias = Any  # of whichever backend runs
+Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]  # errors (n), step errors (n, W), shares (n, W, F)
+Tables: TypeAlias = dict[str, Tensor]  # center, scale (F); mean (D); whitening (D, D); thresholds (rows)
+# The model in scaled units: from (n, W, F) to a window (n, W, F), a residual (n, D), or the log-odds of anomaly (n, 1)
+Call: TypeAlias = Callable[[Tensor], Tensor]
+Program: TypeAlias = Callable[[Call, Tables, Tensor, Tensor], Tensor]
+
+
+def scaled(tables: Tables, values: Tensor) -> Tensor:
+    """Raw windows (n, W, F) as the model sees them."""
+    return ops.clip((values - tables["center"]) / tables["scale"], -LIMIT, LIMIT)
+
+
+def mahalanobis(residual: Tensor, tables: Tables) -> Parts:
+    """Distance from the normal residuals; of about 1 where residuals are as on normal windows."""
+    centered = residual - tables["mean"]  # (n, W, F)
+    white = ops.matmul(centered, tables["whitening"])  # (n, W, F), so that its square is the squared distance
+    steps = ops.sum(ops.square(white), axis=2)  # (n, W)
+    shares = ops.relu(centered * ops.matmul(white, ops.transpose(tables["whitening"])))  # (n, W, F)
+    return ops.sqrt(ops.mean(steps, axis=1) / residual.shape[2]), steps, shares
+
+
+def mse(residual: Tensor, tables: Tables) -> Parts:
+    """Mean squared residual."""
+    shares = ops.square(residual)  # (n, W, F)
+    return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
+
+
+def mae(residual: Tensor, tables: Tables) -> Parts:
+    """Mean absolute residual."""
+    shares = ops.abs(residual)  # (n, W, F)
+    return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
+
+
+ERRORS: dict[str, Callable[[Tensor, Tables], Parts]] = {"mahalanobis": mahalanobis, "mse": mse, "mae": mae}
+
+
+def window_parts(kind: ErrorKind) -> Callable[[Call, Tables, Tensor], Parts]:
+    """The parts of models that return a window."""
+    return lambda call, tables, seen: ERRORS[kind](call(seen) - seen, tables)
+
+
+def residual_parts(kind: ErrorKind) -> Callable[[Call, Tables, Tensor], Parts]:
+    """The parts of models that return a residual (n, D)."""
+
+    def parts(call: Call, tables: Tables, seen: Tensor) -> Parts:
+        def error(seen: Tensor) -> tuple[Tensor, Tensor]:
+            found, steps, _ = ERRORS[kind](ops.expand_dims(call(seen), 1), tables)  # (n), (n, 1)
+            return steps[:, 0], found  # a root has no gradient at 0, and no part in the shares
+
+        return _attributed(error, seen)
+
+    return parts
+
+
+def probability_parts(call: Call, tables: Tables, seen: Tensor) -> Parts:
+    """The parts of models that return log-odds (n, 1)."""
+
+    def error(seen: Tensor) -> tuple[Tensor, Tensor]:
+        odds = call(seen)[:, 0]  # (n)
+        return odds, ops.softplus(odds / TEMPER)  # both have the same shares, and the log-odds never vanish
+
+    return _attributed(error, seen)
+
+
+def _attributed(error: Callable[[Tensor], tuple[Tensor, Tensor]], seen: Tensor) -> Parts:
+    """Errors with shares by gradient times input; ``error`` gives what to derive (n), and the error (n) itself."""
+    found, slope = _gradient(error, seen)  # (n), (n, W, F)
+    shares = ops.abs(seen * slope)  # (n, W, F)
+    return found, ops.sum(shares, axis=2), shares
+
+
+def _gradient(function: Callable[[Tensor], tuple[Tensor, Tensor]], at: Tensor) -> tuple[Tensor, Tensor]:
+    """The second of the function's results, and the gradient of the sum of the first: windows do not mix."""
+    if keras.backend.backend() == "jax":  # Keras has no gradient of its own
+        import jax
+
+        value, pull, other = jax.vjp(function, at, has_aux=True)
+        return other, pull(ops.ones_like(value))[0]
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(at)
+        value, other = function(at)
+    return other, tape.gradient(value, at)
+
+
+def score_with(output: Output, kind: ErrorKind) -> Program:
+    """The program that scores; results stand side by side, to come back to the host in one transfer."""
+    made = {"window": window_parts, "residual": residual_parts}
+    parts = probability_parts if output == "probability" else made[output](kind)
+
+    def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+        error, steps, shares = parts(call, tables, scaled(tables, values))
+        threshold = ops.take(tables["thresholds"], rows)  # (n)
+        weight = ops.mean(shares, axis=1)  # (n, F)
+        total = ops.sum(weight, axis=1, keepdims=True)  # (n, 1)
+        even = ops.ones_like(weight) / weight.shape[1]  # of an error of nothing
+        contributions = ops.where(total > 0, weight / ops.where(total > 0, total, 1.0), even)
+        worst = ops.cast(ops.argmax(steps, axis=1), "float32")  # exact below 2**24
+        return ops.concatenate([ops.stack([error / threshold, error, threshold, worst], axis=1), contributions], axis=1)
+
+    return score  # (n, 4 + F): score, error, threshold, worst step, contributions
+
+
+def residuals_of(output: Output) -> Program:
+    """The program behind error statistics: ``x̂ - x`` in scaled units, (n, W, F), or the model's own, (n, D)."""
+
+    def residuals(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+        seen = scaled(tables, values)
+        return call(seen) - seen if output == "window" else call(seen)
+
+    return residuals
+
+
+def expected(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+    """The program behind pictures and alerts: ``x̂`` in raw units, (n, W, F). Of models that return a window."""
+    return call(scaled(tables, values)) * tables["scale"] + tables["center"]

@@ -1,0 +1,109 @@
+"""Settings of what becomes an alert: how long, how far off, for which sensors; and what is a sensor's own fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from stream_detector.sections import Duration, Section
+
+
+class Alerts(Section):
+    """When a score becomes an alert. Durations are event time."""
+
+    min_windows: int = Field(3, ge=1)  # anomalous windows in a row before an alert fires
+    min_duration: Duration = 0  # … and from the end of the first of them to that of the last
+    resolve_windows: int = Field(5, ge=1)  # windows in a row below `resolve_below` before it resolves
+    resolve_below: float = Field(0.8, gt=0, le=1)
+    keep_firing_for: Duration = 0  # … and so long since the last window that was not
+    cooldown: Duration = 0  # after it resolved: only a worse one fires before this is over
+    major: float = Field(2.0, gt=1)  # peak score from which an alert is major
+    critical: float = Field(5.0, gt=1)
+
+    @model_validator(mode="after")
+    def _bands(self) -> Alerts:
+        if self.critical <= self.major:
+            raise ValueError(f"critical = {self.critical} must be above major = {self.major}")
+        return self
+
+
+class Group(Section):
+    """What is different for some sensors; what is not given is as in ``[alerts]``."""
+
+    sensors: str = Field(min_length=1)  # a pattern of sensor ids, as in a shell: "pump-*"
+    min_windows: int | None = Field(None, ge=1)
+    min_duration: Duration | None = None
+    resolve_windows: int | None = Field(None, ge=1)
+    resolve_below: float | None = Field(None, gt=0, le=1)
+    keep_firing_for: Duration | None = None
+    cooldown: Duration | None = None
+    major: float | None = Field(None, gt=1)
+    critical: float | None = Field(None, gt=1)
+
+    def over(self, alerts: Alerts) -> Alerts:
+        """The settings of alerts with what is different here."""
+        own = {key: value for key, value in self if key != "sensors" and value is not None}
+        return alerts.model_copy(update=own)
+
+
+class Feature(Section):
+    """What is asked of one feature beyond its part in the score."""
+
+    direction: Literal["both", "above_expected", "below_expected"] = "both"
+    min_deviation: float = Field(0.0, ge=0, allow_inf_nan=False)  # from what was expected, raw units
+    min_deviation_ratio: float = Field(0.0, ge=0, allow_inf_nan=False)  # … as a share of what was expected
+    range: tuple[float, float] | None = None  # what the sensor can show, raw units; inf and -inf for no limit
+    stuck_events: int | None = Field(None, ge=2)  # so many equal values in a row are a fault …
+    stuck_after: Duration | None = None  # … if they also last so long
+
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and not given[0] < given[1]:  # also what is not a number
+            raise ValueError("give [lowest, highest], such as [0, 16.5]")
+        return given
+
+    @property
+    def particular(self) -> bool:
+        """Whether it asks how a window deviates."""
+        return self.direction != "both" or self.min_deviation > 0 or self.min_deviation_ratio > 0
+
+
+class Faults(Section):
+    """Alerts of kind `fault`: the sensor and not what it measures. ``range`` stands with each feature."""
+
+    stuck: Literal["learned", "off"] = "learned"  # learned: by the longest run of equal values in training
+    stuck_factor: float = Field(3.0, gt=1, allow_inf_nan=False)  # learned: stuck from so many times that
+    dropout: float | Literal["off"] = "off"  # a feature that is missing in more than this share of a window's events
+
+    @field_validator("dropout")
+    @classmethod
+    def _share(cls, given: float | str) -> float | str:
+        if not isinstance(given, str) and not 0 < given < 1:
+            raise ValueError('give a share above 0 and below 1, or "off"')
+        return given
+
+
+def check_groups(groups: Mapping[str, Group], alerts: Alerts) -> None:
+    """Raise `ValueError` for groups that contradict the settings of alerts, or each other."""
+    for name, group in groups.items():
+        merged = group.over(alerts)
+        if merged.critical <= merged.major:
+            raise ValueError(
+                f"groups.{name}: critical = {merged.critical} must be above major = {merged.major} (what a group does "
+                "not set is that of [alerts])"
+            )
+    patterns = Counter(group.sensors for group in groups.values())
+    pattern, times = patterns.most_common(1)[0] if patterns else ("", 0)
+    if times > 1:
+        raise ValueError(f"groups: the pattern {pattern!r} stands in two groups, and only the first would count")
+
+
+def longest(alerts: Alerts, groups: Mapping[str, Group]) -> Alerts:
+    """With the largest counts of windows that any sensor has: what must be read again to know the state of all."""
+    every = [alerts, *(group.over(alerts) for group in groups.values())]
+    counts = {key: max(getattr(one, key) for one in every) for key in ("min_windows", "resolve_windows")}
+    return alerts.model_copy(update=counts)

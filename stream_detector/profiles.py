@@ -1,0 +1,68 @@
+"""What is known of each sensor, as rows of tables that stay on the device: its scale, deviations and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_detector.bundle import ErrorStatistics, Scaler
+from stream_detector.events import Float32
+from stream_detector.thresholds import Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Profiles:
+    """Tables with a row for each of ``P`` profiles; row 0 is for sensors that nothing is known of."""
+
+    sensors: Mapping[str, int]  # sensor → row
+    tables: Mapping[str, Float32]  # see `adapters.programs`
+    parts: tuple[str, ...]  # of the score, in the order of the thresholds' columns: "model", then its partners
+
+    def rows(self, sensors: Sequence[str]) -> list[int]:
+        """The row of each sensor."""
+        return [self.sensors.get(sensor, 0) for sensor in sensors]
+
+
+def profiles_of(scaler: Scaler, errors: ErrorStatistics, thresholds: Thresholds | None, wide: int) -> Profiles:
+    """Tables of a bundle's parts, or of what is calibrated so far: without thresholds, each is 1.
+
+    ``wide`` is the width D of what the model returns. What a sensor has no own figure for is that of row 0.
+    """
+    names = sorted({*scaler.own, *errors.own, *_named(thresholds), *(name for one in errors.partners for name in one.own)})
+    rows = {name: row for row, name in enumerate(names, 1)}
+    tables = {
+        "center": _table(scaler.center, {name: own.center for name, own in scaler.own.items()}, names),
+        "scale": _table(scaler.scale, {name: own.scale for name, own in scaler.own.items()}, names),
+        "mean": np.asarray(errors.mean or np.zeros(wide), np.float32),
+        "whitening": np.asarray(errors.whitening or np.eye(wide), np.float32),
+        "deviation": _table(errors.deviation or np.ones(wide), errors.own, names),
+    }
+    for one in errors.partners:
+        size = len(scaler.center)
+        centers = {name: own.center for name, own in one.own.items() if own.center}
+        tables[f"{one.name}_center"] = _table(one.common.center or np.zeros(size), centers, names)
+        tables[f"{one.name}_deviation"] = _table(
+            one.common.deviation, {name: own.deviation for name, own in one.own.items()}, names
+        )
+        counted = np.asarray(one.counts or np.ones(size), np.float32)
+        tables[f"{one.name}_weight"] = (counted / max(1.0, counted.sum())).astype(np.float32)
+    parts = ("model", *(one.name for one in errors.partners))
+    limits = np.ones((1 + len(names), len(parts)), np.float32)
+    if thresholds is not None:
+        for column, part in enumerate((thresholds, *(thresholds.partners[name] for name in parts[1:]))):
+            limits[:, column] = part.values[[0, *part.rows(names)]]
+    tables["thresholds"] = limits
+    return Profiles(rows, tables, parts)
+
+
+def _named(thresholds: Thresholds | None) -> set[str]:
+    if thresholds is None:
+        return set()
+    return {*thresholds.sensors, *(name for part in thresholds.partners.values() for name in part.sensors)}
+
+
+def _table(common: Sequence[float] | Float32, own: Mapping[str, Sequence[float]], names: Sequence[str]) -> Float32:
+    """(P, F): the common row, then that of each name."""
+    return np.asarray([common, *(own.get(name, common) for name in names)], np.float32)

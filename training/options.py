@@ -1,0 +1,71 @@
+"""How to train: options, and which of them make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stream_detector.bundle import ErrorKind
+from stream_detector.errors import SettingsError
+from stream_detector.thresholds import Method, check_method
+from training.autoencoders import DEFAULT, architecture
+from training.autoencoders.head import Head
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How to train. The defaults suit a CPU."""
+
+    kind: str = DEFAULT  # see `autoencoders`
+    length: int = 64  # events a window
+    stride: int | None = None  # None: an eighth of the length, so that each event is judged eight times
+    units: tuple[int, ...] | None = None  # None: what suits the kind
+    epochs: int = 30
+    patience: int = 5  # epochs without a better validation error
+    batch: int = 128
+    learning_rate: float | None = None  # None: what suits the kind
+    error: ErrorKind = "mahalanobis"  # of a fine-tuned model always "probability"
+    threshold: Method = "evt"
+    budget: float = 0.1  # alerts per sensor and day; of the other methods: the quantile, the threshold
+    max_windows: int = 20_000  # to fit on; a seventh of it each for validation and for statistics
+    seed: int = 0
+    missing: Literal["last", "mean", "reject"] = "last"
+    grace: int = 0  # ms
+    duplicates: Literal["drop", "keep"] = "drop"
+    max_gap: int | None = None  # ms
+    label: str | None = None  # column of labels, which events then carry after their features: 0, 1 or NaN
+    fine_tune: bool = False  # go on with the labels after learning without; otherwise they leave anomalies out
+    head: Head = "softmax"  # what the labels are learnt with; "sigmoid" is its equivalent
+
+    @property
+    def step(self) -> int:
+        """The stride in effect."""
+        return self.stride if self.stride is not None else max(1, self.length // 8)
+
+
+def check_options(options: TrainOptions) -> None:
+    """Raise `SettingsError` for options that make no sense."""
+    kind = architecture(options.kind)
+    least = {
+        "window": (options.length, kind.shortest),
+        "stride": (options.step, 1),
+        "epochs": (options.epochs, 1),
+        "patience": (options.patience, 0),
+        "batch": (options.batch, 1),
+        "max_windows": (options.max_windows, 1),
+        "seed": (options.seed, 0),
+        "units": (1 if options.units is None else min(options.units, default=0), 1),
+        "number of units": (len(options.units or kind.units), kind.fewest),
+    }
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise SettingsError(f"{name} = {value} will not do; give {smallest} or more")
+    check_method(options.threshold, options.budget)
+    if options.fine_tune and options.label is None:
+        raise SettingsError("--fine-tune needs labels; name their column by --label or columns.label")
+    if options.head not in get_args(Head):
+        raise SettingsError(f"head = {options.head} will not do; give {' or '.join(get_args(Head))}")
+    if options.error == "probability":
+        raise SettingsError("error = probability is that of fine-tuned models; give mahalanobis, mse or mae")
+    if options.learning_rate is not None and options.learning_rate <= 0:
+        raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")

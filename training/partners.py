@@ -1,0 +1,148 @@
+"""What is normal of the windows' contrasts: see `adapters.partners` for what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from stream_detector.adapters.partners import deviations, jump, mean_size, root_mean_square
+from stream_detector.adapters.programs import LIMIT
+from stream_detector.bundle import Normal, Partner, Scaler
+from stream_detector.events import Bool, Float32, Float64
+from training.data import Data
+from training.split import Part, overlap
+
+OWN = 50  # windows: a sensor with as many has a deviation that is half its own, half that of all
+FLOOR = 0.05  # smallest deviation, in scaled units: of a feature that hardly ever moves, any move is not yet news
+MEMORY = 0.25  # share of a feature's variance that its windows' means may have: averaging halves the deviation at least
+SHORTEST = 4  # events a window
+
+
+@dataclass(frozen=True, slots=True)
+class Contrasts:
+    """Of ``n`` windows without anomalous events, in scaled units; rows of others are NaN."""
+
+    means: Float32  # (n, F) of the window
+    jumps: Float32  # (n, F) of its last step
+    lasts: Float32  # (n, F) that step
+
+
+def contrasts(data: Data, scaler: Scaler) -> Contrasts:
+    """The contrasts of all windows that serve any part of training."""
+    shape = (len(data.parts), len(data.rules.features))
+    found = Contrasts(*(np.full(shape, np.nan, np.float32) for _ in range(3)))
+    names = np.asarray(data.sensors)
+    for places, values in data.values(data.parts != Part.NONE):
+        seen = scale_windows(scaler, names[places].tolist(), values)
+        found.means[places] = seen.mean(axis=1)
+        found.jumps[places] = ops.convert_to_numpy(jump(ops.convert_to_tensor(seen)))
+        found.lasts[places] = seen[:, -1]
+    return found
+
+
+def scale_windows(scaler: Scaler, sensors: list[str], values: Float32) -> Float32:
+    """Windows (n, W, F) as the model sees them: each in the scale of its sensor."""
+    own = [scaler.own.get(sensor, scaler) for sensor in sensors]
+    center = np.asarray([one.center for one in own], np.float32)[:, None]  # (n, 1, F)
+    scale = np.asarray([one.scale for one in own], np.float32)[:, None]
+    with np.errstate(over="ignore"):  # what overflows is cut
+        scaled: Float32 = np.clip((values - center) / scale, -LIMIT, LIMIT).astype(np.float32)
+    return scaled
+
+
+def change(data: Data, found: Contrasts) -> Partner:
+    """Normal jumps: their deviation, of all and of each sensor."""
+    squares = {sensor: (found.jumps[rows].astype(np.float64) ** 2) for sensor, rows in histories(data)}
+    common = np.sqrt(np.concatenate(list(squares.values())).mean(axis=0))
+    own = {sensor: _mixed(one.mean(axis=0), common**2, len(one)) for sensor, one in squares.items()}
+    return Partner("change", Normal((), _floored(common)), {s: Normal((), _floored(np.sqrt(v))) for s, v in own.items()})
+
+
+def level(data: Data, found: Contrasts) -> Partner | None:
+    """Normal levels: where each sensor's lie, and how far they wander; None if no feature's level says anything.
+
+    How far: the root mean square of the difference between windows that lie half of the sensor's history apart, but
+    not less than the median sensor's. Features count whose means over a window vary by `MEMORY` of the feature's own
+    variance at most, in the median sensor.
+    """
+    centers, wander, memory = {}, {}, []
+    for sensor, rows in histories(data):
+        means, lasts = found.means[rows].astype(np.float64), found.lasts[rows].astype(np.float64)
+        centers[sensor] = means.mean(axis=0)
+        half = len(means) // 2
+        if half < overlap(data.rules.length, data.rules.stride):
+            continue  # the halves share events
+        wander[sensor] = ((means[half:] - means[: len(means) - half]) ** 2).mean(axis=0)
+        variance = lasts.var(axis=0)
+        memory.append(np.where(variance > FLOOR**2, means.var(axis=0) / np.maximum(variance, FLOOR**2), np.nan))
+    if not wander:
+        return None
+    with np.errstate(invalid="ignore"):
+        counts = np.nan_to_num(np.nanmedian(np.array(memory), axis=0), nan=1.0) <= MEMORY  # (F)
+    if not counts.any():
+        return None
+    common = np.median(np.array(list(wander.values())), axis=0)
+    own = {
+        sensor: Normal(_floats(center), _floored(np.sqrt(np.maximum(wander.get(sensor, common), common))))
+        for sensor, center in centers.items()
+    }
+    where = np.mean(list(centers.values()), axis=0)
+    return Partner("level", Normal(_floats(where), _floored(np.sqrt(common))), own, tuple(counts.tolist()))
+
+
+def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
+    """Errors of all windows that have contrasts, (n), by the functions that the service scores with; NaN of others."""
+    errors = np.full(len(data.parts), np.nan)
+    for sensor, rows in histories(data):
+        own = partner.own.get(sensor, partner.common)
+        if partner.name == "change":
+            off = deviations(ops.convert_to_tensor(found.jumps[rows]), _row(own.deviation))
+            told = mean_size(off)[0]
+        else:
+            off = deviations(ops.convert_to_tensor(found.means[rows] - _row(own.center)), _row(own.deviation))
+            counted = np.asarray(partner.counts, np.float32)
+            told = root_mean_square(off, ops.convert_to_tensor(counted / counted.sum()))[0]
+        errors[rows] = ops.convert_to_numpy(told)
+    return errors
+
+
+def histories(data: Data, chosen: Bool | None = None) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """Each sensor with its windows in time order: those chosen (n), or all that serve any part of training."""
+    places = np.flatnonzero(data.parts != Part.NONE if chosen is None else chosen)
+    names, which = np.unique(np.asarray(data.sensors, np.str_)[places], return_inverse=True)
+    order = np.lexsort((data.timestamps[places, 1], which))
+    cuts = np.flatnonzero(np.diff(which[order])) + 1
+    yield from zip(names.tolist(), np.split(places[order], cuts), strict=True)
+
+
+def own_deviations(data: Data, places: NDArray[np.intp], jumps: Float32) -> tuple[tuple[float, ...], Mapping[str, tuple[float, ...]]]:
+    """Deviation (D) of a model's jumps (m, D) over the windows at ``places`` (m): of all, and of each sensor."""
+    squares = jumps.astype(np.float64) ** 2
+    common = squares.mean(axis=0)
+    names = np.asarray(data.sensors, np.str_)[places]
+    own = {}
+    for sensor in np.unique(names).tolist():
+        mine = squares[names == sensor]
+        own[sensor] = _floored(np.sqrt(_mixed(mine.mean(axis=0), common, len(mine))))
+    return _floored(np.sqrt(common)), own
+
+
+def _mixed(own: Float64, common: Float64, windows: int) -> Float64:
+    """A variance (F) of few windows is drawn to that of all."""
+    return (windows * own + OWN * common) / (windows + OWN)
+
+
+def _floored(values: Float64) -> tuple[float, ...]:
+    return _floats(np.maximum(values, FLOOR))
+
+
+def _floats(values: Float64) -> tuple[float, ...]:
+    return tuple(float(f"{value:.7g}") for value in values)  # float32 holds no more, and bundles stay readable
+
+
+def _row(values: tuple[float, ...]) -> Float32:
+    return np.asarray(values, np.float32)
