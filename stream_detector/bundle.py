@@ -39,11 +39,11 @@ from stream_detector.thresholds import Thresholds
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-PARTS = ("model.keras", "scaler.json", "errors.json", "thresholds.json")
+FILES = ("model.keras", "scaler.json", "errors.json", "thresholds.json")
 NAME = re.compile(r"(report/)?[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # plain: cannot lead out of the folder
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 
-ErrorKind: TypeAlias = Literal["last_step", "mahalanobis", "mse", "mae", "probability"]
+ErrorKind: TypeAlias = Literal["newest", "mahalanobis", "mse", "mae", "probability"]
 Output: TypeAlias = Literal["window", "residual", "probability"]
 State: TypeAlias = Literal["pretrained", "fine_tuned"]
 Part = TypeVar("Part")
@@ -80,11 +80,11 @@ class ErrorStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     kind: ErrorKind
-    deviation: tuple[float, ...] = ()  # (D) of the last step's jump; last_step only
-    own: dict[str, tuple[float, ...]] = {}  # the same by sensor
     mean: tuple[float, ...] = ()  # (D) mean residual; mahalanobis only
     whitening: tuple[tuple[float, ...], ...] = ()  # (D, D) L with L Lᵀ the inverse covariance; mahalanobis only
     shrinkage: float = 0.0  # of the correlations towards none, 0..1
+    deviation: tuple[float, ...] = ()  # (D) of a step's jump; newest only
+    own: dict[str, tuple[float, ...]] = {}  # the same by sensor
     partners: tuple[Partner, ...] = ()
 
 
@@ -169,7 +169,7 @@ def write_bundle(
             shutil.copytree(report, staging / "report")
         manifest = _seal(manifest, {name: _sha256((staging / name).read_bytes()) for name in sorted(_names(staging))})
         (staging / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        _check(staging, _bundle(staging, manifest, {name: (staging / name).read_bytes() for name in PARTS}))
+        _check(staging, _bundle(staging, manifest, {name: (staging / name).read_bytes() for name in FILES}))
         for file in [*staging.rglob("*"), staging]:
             _sync(file)
         _publish(staging, target)
@@ -198,7 +198,7 @@ def read_manifest(path: Path) -> Manifest:
     for name in manifest.files:
         if not NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{path}: {MANIFEST} names {name!r}, which is no plain file name; do not use this bundle")
-    missing = [name for name in PARTS if name not in manifest.files]
+    missing = [name for name in FILES if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}: {MANIFEST} does not name {missing[0]}; train the bundle again")
     return manifest
@@ -261,7 +261,7 @@ def _read(path: Path, manifest: Manifest) -> Bundle:
             raise BundleError(f"{path}: {name} cannot be read: {error.strerror}") from error
         if _sha256(data) != digest:
             raise BundleError(f"{path}: {name} was changed after it was written; copy or train the bundle again")
-        if name in PARTS:
+        if name in FILES:
             contents[name] = data
     bundle = _bundle(path, manifest, contents)
     _check(path, bundle)
@@ -283,15 +283,26 @@ def _check(path: Path, bundle: Bundle) -> None:
     """What digests cannot tell: that the parts fit each other."""
     size, manifest, errors = len(bundle.manifest.features), bundle.manifest, bundle.errors
     table = bundle.thresholds
+    tables = (table, *table.partners.values())
     # A residual's width is the model's own: what it must be is seen when the model is loaded.
-    wide = len(errors.mean) if manifest.output == "residual" else size
+    wide = (len(errors.mean) or len(errors.deviation)) if manifest.output == "residual" else size
     whitening = (wide,) * 2 if errors.kind == "mahalanobis" else (0,)
+    jumps = wide if errors.kind == "newest" else 0
+    normals = [normal for one in errors.partners for normal in (one.common, *one.own.values())]
+    centers = [one.center for one in normals if one.center]
     shapes = {
         "manifest.json: means": (np.shape(manifest.means), (size,)),
         "scaler.json: center": (np.shape(bundle.scaler.center), (size,)),
         "scaler.json: scale": (np.shape(bundle.scaler.scale), (size,)),
         "errors.json: mean": (np.shape(errors.mean), whitening[:1]),
         "errors.json: whitening": (tuple(map(len, errors.whitening)), whitening[:1] * whitening[0]),
+        "errors.json: deviation": ({len(errors.deviation), *map(len, errors.own.values())}, {jumps}),
+        "errors.json: partners": ({size, *(len(one.deviation) for one in normals), *map(len, centers)}, {size}),
+        "errors.json: counts": ({size, *(len(one.counts) for one in errors.partners if one.counts)}, {size}),
+        "scaler.json: own": (
+            {size, *(len(part) for own in bundle.scaler.own.values() for part in (own.center, own.scale))},
+            {size},
+        ),
     }
     for where, (shape, wanted) in shapes.items():
         if shape != wanted:
@@ -301,9 +312,16 @@ def _check(path: Path, bundle: Bundle) -> None:
         "length or stride": manifest.length >= 1 and manifest.stride >= 1,
         "output and errors": (manifest.output == "probability") == (errors.kind == "probability"),
         "residual's width": wide > 0 or errors.kind != "mahalanobis",
-        "scale": all(0 < scale < np.inf for scale in bundle.scaler.scale),
-        "thresholds": all(0 < entry.threshold < np.inf for entry in table.entries) and len(table.entries) > 0,
-        "thresholds' sensors": all(0 <= row < len(table.entries) for row in table.sensors.values()),
+        "scale": all(0 < scale < np.inf for one in (bundle.scaler, *bundle.scaler.own.values()) for scale in one.scale),
+        "deviations": all(
+            0 < deviation < np.inf
+            for row in (errors.deviation, *errors.own.values(), *(one.deviation for one in normals))
+            for deviation in row
+        ),
+        "thresholds": all(0 < entry.threshold < np.inf for part in tables for entry in part.entries)
+        and all(part.entries for part in tables),
+        "thresholds' sensors": all(0 <= row < len(part.entries) for part in tables for row in part.sensors.values()),
+        "partners' thresholds": set(table.partners) == {one.name for one in errors.partners},
     }
     for what, good in sane.items():
         if not good:

@@ -87,7 +87,10 @@ def train(
     units: Annotated[
         str | None, typer.Option(help="Units of each encoder layer, comma-separated; as suits the model if absent.")
     ] = None,
-    budget: Annotated[float, typer.Option(help="False alarms to accept, per sensor and day.")] = 0.1,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="False alarms to accept, per sensor and day; 0.5, or as few as the data can tell of."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same bundle.")] = 0,
     label: Annotated[
         str | None, typer.Option(help="Column of labels, 0 or 1 (anomalous); wins over columns.label.", metavar="NAME")

@@ -13,7 +13,7 @@ from stream_detector.alerts import Incident
 from stream_detector.bundle import Bundle
 from stream_detector.configured import fitted, model_of, rules_of
 from stream_detector.criteria import criteria_of
-from stream_detector.events import Errors, Events, Float32, Partition, Score
+from stream_detector.events import Errors, Events, Float32, Partition, Score, Windows
 from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
 from stream_detector.verdicts import judge, score_records
@@ -56,7 +56,7 @@ class Detector:
         if not len(windows):
             return []
         errors = self._loaded().score(windows.sensors, windows.values)
-        judged = judge(HERE, windows, errors, self.incidents, self.criteria, self.scorer.reconstruct)
+        judged = judge(HERE, windows, errors, self.incidents, self.criteria, self._expect)
         features, model = self.bundle.manifest.features, model_of(self.bundle.manifest)
         return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, model)
 
@@ -71,6 +71,9 @@ class Detector:
         if not np.isfinite(values).all():
             raise ValueError("windows hold values that are missing or not finite; impute them first")
         return self._loaded().score([""] * len(values), values)
+
+    def _expect(self, windows: Windows, errors: Errors) -> Float32:
+        return self._loaded().expect(windows.sensors, windows.values, errors.names)
 
     def _loaded(self) -> KerasScorer:
         if self.scorer.compiled is None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from stream_detector.events import Errors, Float32, Float64, Windows
 from stream_detector.policy import Feature
 
+# What was expected of windows with these errors, (n, W, F) in raw units; NaN where nothing was
+Expect: TypeAlias = Callable[[Windows, Errors], Float32]
 SIGNS = {"both": 0, "above_expected": 1, "below_expected": -1}
 
 
@@ -21,7 +24,7 @@ class Deviations:
     least: Float64  # (F) raw units
     ratio: Float64  # (F) of what was expected
 
-    def counted(self, windows: Windows, errors: Errors, expect: Callable[[Float32], Float32]) -> Float32:
+    def counted(self, windows: Windows, errors: Errors, expect: Expect) -> Float32:
         """The scores (n); 0 for an anomalous window in which nothing deviates as is wanted.
 
         Of the window's worst step, as alerts tell it, and of the features with at least an even share of the score.
@@ -32,7 +35,7 @@ class Deviations:
         if not len(at):
             return errors.score
         steps = errors.worst_step[at]
-        expected = expect(windows.values[at])[np.arange(len(at)), steps].astype(np.float64)  # (k, F)
+        expected = expect(windows.take(at), errors.take(at))[np.arange(len(at)), steps].astype(np.float64)  # (k, F)
         off = windows.values[at, steps] - expected
         towards = (self.sign == 0) | (self.sign * off > 0)
         wanted = towards & (np.abs(off) >= np.maximum(self.least, self.ratio * np.abs(expected)))

@@ -7,7 +7,7 @@ Times are epoch milliseconds (UTC) inside the program and RFC 3339 strings in wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ Int64: TypeAlias = NDArray[np.int64]
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
+PartName: TypeAlias = Literal["model", "change", "level"]  # of the score
+
+PARTS: tuple[PartName, ...] = get_args(PartName)
 
 
 class Partition(NamedTuple):
@@ -116,6 +119,7 @@ class Errors:
     threshold: Float32  # (n) the one that applied to the window's sensor
     contributions: Float32  # (n, F) share of each feature in the error; rows sum to 1
     worst_step: NDArray[np.int32]  # (n) the step of the window with the largest error, from 0
+    part: NDArray[np.int8] | None = None  # (n) the part of the score that is largest, in `PARTS`; None: the model's
 
     def cut(self, start: int, stop: int) -> Errors:
         """Those of the windows ``start`` to ``stop``."""
@@ -124,8 +128,18 @@ class Errors:
     def take(self, part: NDArray[np.intp] | slice) -> Errors:
         """Those of the chosen windows."""
         return Errors(
-            self.score[part], self.error[part], self.threshold[part], self.contributions[part], self.worst_step[part]
+            self.score[part],
+            self.error[part],
+            self.threshold[part],
+            self.contributions[part],
+            self.worst_step[part],
+            None if self.part is None else self.part[part],
         )
+
+    @property
+    def names(self) -> list[PartName]:
+        """(n) of the part of the score that is largest."""
+        return ["model"] * len(self.score) if self.part is None else [PARTS[at] for at in self.part.tolist()]
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -166,6 +180,7 @@ class Score(msgspec.Struct, frozen=True):
     imputed: list[str]
     model: Model
     source: Origin
+    part: PartName = "model"  # of the score: whose error, threshold and contributions these are
 
 
 class Alert(msgspec.Struct, frozen=True):
@@ -188,6 +203,7 @@ class Alert(msgspec.Struct, frozen=True):
     summary: str
     model: Model
     source: Origin
+    part: PartName = "model"  # of the score
 
 
 class Finding(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 from stream_detector.alerts import Incident
 from stream_detector.criteria import criteria_of, with_longest_memory
 from stream_detector.errors import Damaged, Moved
-from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice
+from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice, Windows
 from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
 from stream_detector.recall import Recall
 from stream_detector.reconcile import Owned, Work, lookback_of, reconcile
@@ -219,8 +219,8 @@ class Pipeline:
                 delivery.positions[work.partition] = work.end
         return delivery, changed, np.concatenate(ends)
 
-    def _expect(self, values: Float32) -> Float32:
-        return self.device.submit(self.scorer.reconstruct, values).result()
+    def _expect(self, windows: Windows, errors: Errors) -> Float32:
+        return self.device.submit(self.scorer.expect, windows.sensors, windows.values, errors.names).result()
 
     def _settle(self, work: Work, touched: Iterable[str]) -> bool:
         """Whether the store took it."""

@@ -14,7 +14,8 @@ from stream_detector.sections import Duration, Section
 class Alerts(Section):
     """When a score becomes an alert. Durations are event time."""
 
-    min_windows: int = Field(3, ge=1)  # anomalous windows in a row before an alert fires
+    # Anomalous windows in a row before an alert fires. One: the budget of thresholds counts incidents, however short.
+    min_windows: int = Field(1, ge=1)
     min_duration: Duration = 0  # … and from the end of the first of them to that of the last
     resolve_windows: int = Field(5, ge=1)  # windows in a row below `resolve_below` before it resolves
     resolve_below: float = Field(0.8, gt=0, le=1)

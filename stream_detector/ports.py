@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from stream_detector.events import Alert, Errors, Float32, Partition, Reject, Score, Slice, Windows
+from stream_detector.events import Alert, Errors, Float32, Partition, PartName, Reject, Score, Slice, Windows
 
 
 class Ownership(Protocol):
@@ -167,8 +167,8 @@ class Scorer(Protocol):
         A window that cannot be scored though others can has a score of NaN. Raises `Unavailable` if none can.
         """
 
-    def reconstruct(self, values: Float32) -> Float32:
-        """What the model expected, (n, W, F) in raw units, NaN if it expects nothing. For the windows of alerts."""
+    def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[PartName]) -> Float32:
+        """What these parts of the score expected, (n, W, F) in raw units, NaN if nothing. For the windows of alerts."""
 
 
 @dataclass(frozen=True, slots=True)

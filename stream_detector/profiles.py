@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_detector.bundle import ErrorStatistics, Scaler
-from stream_detector.events import Float32
+from stream_detector.events import Float32, Float64
 from stream_detector.thresholds import Thresholds
 
 
@@ -30,7 +30,9 @@ def profiles_of(scaler: Scaler, errors: ErrorStatistics, thresholds: Thresholds 
 
     ``wide`` is the width D of what the model returns. What a sensor has no own figure for is that of row 0.
     """
-    names = sorted({*scaler.own, *errors.own, *_named(thresholds), *(name for one in errors.partners for name in one.own)})
+    names = sorted(
+        {*scaler.own, *errors.own, *_named(thresholds), *(name for one in errors.partners for name in one.own)}
+    )
     rows = {name: row for row, name in enumerate(names, 1)}
     tables = {
         "center": _table(scaler.center, {name: own.center for name, own in scaler.own.items()}, names),
@@ -63,6 +65,6 @@ def _named(thresholds: Thresholds | None) -> set[str]:
     return {*thresholds.sensors, *(name for part in thresholds.partners.values() for name in part.sensors)}
 
 
-def _table(common: Sequence[float] | Float32, own: Mapping[str, Sequence[float]], names: Sequence[str]) -> Float32:
+def _table(common: Sequence[float] | Float64, own: Mapping[str, Sequence[float]], names: Sequence[str]) -> Float32:
     """(P, F): the common row, then that of each name."""
     return np.asarray([common, *(own.get(name, common) for name in names)], np.float32)

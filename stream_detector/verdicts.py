@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stream_detector.alerts import NONE, Incident, Place, Shown, Told, follow
 from stream_detector.codec import identify, rfc3339, rfc3339_all
 from stream_detector.criteria import Criteria
+from stream_detector.deviations import Expect
 from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Reject, Score, State, Windows
 from stream_detector.faults import Limits, Signs
 
@@ -45,12 +46,12 @@ def judge(
     errors: Errors,
     incidents: MutableMapping[str, Incident],
     criteria: Criteria,
-    expect: Callable[[Float32], Float32],
+    expect: Expect,
     floor: int = 0,
 ) -> Judged:
     """Move the alerts of a partition on by its windows, in order; ``incidents`` is the state before and after.
 
-    Windows that end before ``floor`` are muted: see `alerts.advance`. ``expect`` gives the model's view of the few
+    Windows that end before ``floor`` are muted: see `alerts.advance`. ``expect`` tells what was expected of the few
     windows that need it.
     """
     states: list[State] = ["normal"] * len(windows)
@@ -125,6 +126,7 @@ def score_records(
         short(errors.contributions[chosen]),
         errors.worst_step[chosen].tolist(),
         short(windows.confidence[chosen]),
+        errors.take(chosen).names,
         np.asarray(windows.imputed[chosen].any(axis=1), bool).tolist(),
         strict=True,
     )
@@ -145,8 +147,12 @@ def score_records(
             [name for name, was in zip(features, windows.imputed[at], strict=True) if was] if imputed else [],
             model,
             Origin(*partition, first, last),
+            part,
         )
-        for at, begun, ended, (first, last), score, threshold, error, shares, worst, confidence, imputed in columns
+        for at, begun, ended, (
+            first,
+            last,
+        ), score, threshold, error, shares, worst, confidence, part, imputed in columns
     ]
 
 
@@ -155,14 +161,15 @@ def alert_records(
     windows: Windows,
     errors: Errors,
     changes: Sequence[tuple[int, Told, str]],
-    expect: Callable[[Float32], Float32],
+    expect: Expect,
     features: Sequence[str],
     model: Model,
 ) -> list[Alert]:
-    """Records of the alerts topic. ``expect`` gives the model's view of the few windows that need it."""
+    """Records of the alerts topic. ``expect`` tells what was expected of the few windows that need it."""
     if not changes:
         return []
-    expected = expect(windows.values[[at for at, _, _ in changes]])
+    told = np.array([at for at, _, _ in changes], np.intp)
+    expected = expect(windows.take(told), errors.take(told))
     return [
         _alert(partition, windows, errors, change, view, features, model)
         for change, view in zip(changes, expected, strict=True)
@@ -211,6 +218,7 @@ def _alert(
         summary=f"{sensor}: {well if resolved else wrong}",
         model=model,
         source=Origin(*partition, first, last),
+        part=errors.take(slice(at, at + 1)).names[0],
     )
 
 

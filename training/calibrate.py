@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from stream_detector.adapters.keras import CompiledModel
@@ -13,6 +15,7 @@ from training.data import Data, periods
 from training.split import Part
 
 DAY = 86_400_000  # ms
+OWN_EVENTS = 100  # a sensor with as many to fit on is scaled by its own
 CONSTANT = 1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits
 CONSTANT_SCALE = 1e-2  # what counts as one standard deviation of a constant, as a share of its size
 # Smallest standard deviation of a residual: no model is trusted beyond it. In scaled units, where a deviation of 1 is
@@ -30,12 +33,7 @@ def fit_scaler(values: Float32) -> Scaler:
     while it stays what it was, and stands out when it moves for real but not when it flickers by rounding.
     """
     flat = values.reshape(-1, values.shape[2]).astype(np.float64)  # (n W, F)
-    center, scale = flat.mean(axis=0), flat.std(axis=0)
-    size = np.abs(center)
-    constant = scale <= np.maximum(CONSTANT * size, 1e-12)
-    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0)
-    scale = np.where(constant, still, scale)
-    return Scaler(tuple(center.tolist()), tuple(scale.tolist()))
+    return _standard(flat.mean(axis=0), flat.std(axis=0))
 
 
 def fit_unit_scaler(values: Float32) -> Scaler:
@@ -45,16 +43,56 @@ def fit_unit_scaler(values: Float32) -> Scaler:
     it is 0), as in `fit_scaler`.
     """
     flat = values.reshape(-1, values.shape[2]).astype(np.float64)  # (n W, F)
-    low, high = flat.min(axis=0), flat.max(axis=0)
+    return _unit(flat.min(axis=0), flat.max(axis=0))
+
+
+def fit_own_scalers(data: Data, scaling: str) -> dict[str, Scaler]:
+    """The same of each sensor's windows that the optimiser sees, if they hold `OWN_EVENTS` events or more."""
+    names = sorted(set(data.sensors))
+    place = {name: row for row, name in enumerate(names)}
+    shape = (len(names), len(data.rules.features))
+    count, total, squares = np.zeros(len(names)), np.zeros(shape), np.zeros(shape)
+    low, high, origin = np.full(shape, np.inf), np.full(shape, -np.inf), np.full(shape, np.nan)
+    for places, values in data.values(data.parts == Part.FIT):
+        rows = np.array([place[data.sensors[at]] for at in places])
+        for row in np.unique(rows):
+            flat = values[rows == row].reshape(-1, shape[1]).astype(np.float64)
+            if np.isnan(origin[row, 0]):
+                origin[row] = flat[0]  # squares of what is near to 0 keep their digits
+            off = flat - origin[row]
+            count[row] += len(flat)
+            total[row] += off.sum(axis=0)
+            squares[row] += (off**2).sum(axis=0)
+            low[row], high[row] = np.minimum(low[row], flat.min(axis=0)), np.maximum(high[row], flat.max(axis=0))
+    events = count * data.rules.stride / data.rules.length
+    found = {}
+    for row in np.flatnonzero(events >= OWN_EVENTS):
+        mean = total[row] / count[row]
+        deviation = np.sqrt(np.maximum(squares[row] / count[row] - mean**2, 0))
+        standard = scaling == "standard"
+        found[names[row]] = _standard(origin[row] + mean, deviation) if standard else _unit(low[row], high[row])
+    return found
+
+
+def _standard(center: Float64, scale: Float64) -> Scaler:
+    size = np.abs(center)
+    constant = scale <= np.maximum(CONSTANT * size, 1e-12)
+    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0)
+    return Scaler(tuple(center.tolist()), tuple(np.where(constant, still, scale).tolist()))
+
+
+def _unit(low: Float64, high: Float64) -> Scaler:
     size = np.maximum(np.abs(low), np.abs(high))
     constant = high - low <= np.maximum(CONSTANT * size, 1e-12)
     still = np.where(size > 0, CONSTANT_SCALE * size, 1.0)
     return Scaler(tuple(low.tolist()), tuple(np.where(constant, still, high - low).tolist()))
 
 
-def scale_values(scaler: Scaler, values: Float32) -> Float32:
-    """Windows (n, W, F) as the model sees them."""
-    center, scale = np.asarray(scaler.center, np.float32), np.asarray(scaler.scale, np.float32)
+def scale_values(scaler: Scaler, values: Float32, sensors: Sequence[str] | None = None) -> Float32:
+    """Windows (n, W, F) as the model sees them: each in the scale of its sensor, if it has one of its own."""
+    own = [scaler] if sensors is None or not scaler.own else [scaler.own.get(sensor, scaler) for sensor in sensors]
+    center = np.asarray([one.center for one in own], np.float32)[:, None]  # (n or 1, 1, F)
+    scale = np.asarray([one.scale for one in own], np.float32)[:, None]
     with np.errstate(over="ignore"):  # what overflows is cut
         scaled: Float32 = np.clip((values - center) / scale, -LIMIT, LIMIT).astype(np.float32)
     return scaled
@@ -103,7 +141,7 @@ def errors_of(model: CompiledModel, data: Data) -> Float64:
     """Errors of all windows of the part for thresholds, (n); NaN for windows of other parts."""
     errors = np.full(len(data.parts), np.nan)
     for places, values in data.values(data.parts == Part.THRESHOLDS):
-        errors[places] = model.errors(values, [0] * len(values)).error
+        errors[places] = model.errors([data.sensors[at] for at in places], values).error
     return errors
 
 

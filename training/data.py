@@ -43,17 +43,17 @@ class Data:
                 yield here + at, windows.values[here]
             at += len(windows)
 
-    def gather(self, part: Part, most: int, seed: int) -> Float32:
-        """Windows of a part, (m, W, F) in raw units; ``most`` of them at random if there are more."""
+    def gather(self, part: Part, most: int, seed: int) -> tuple[list[str], Float32]:
+        """Windows of a part: their sensors (m), and (m, W, F) in raw units; ``most`` at random if there are more."""
         places = np.flatnonzero(self.parts == part)
         if len(places) > most:
-            places = np.random.default_rng([seed, part]).choice(places, most, replace=False)
+            places = np.sort(np.random.default_rng([seed, part]).choice(places, most, replace=False))
         chosen = np.zeros(len(self.parts), bool)
         chosen[places] = True
-        return np.concatenate([values for _, values in self.values(chosen)])
+        return [self.sensors[at] for at in places], np.concatenate([values for _, values in self.values(chosen)])
 
-    def gather_labelled(self, part: Part, most: int, seed: int) -> tuple[Float32, NDArray[np.int8]]:
-        """Windows to learn labels from, (m, W, F) in raw units, and those labels (m).
+    def gather_labelled(self, part: Part, most: int, seed: int) -> tuple[list[str], Float32, NDArray[np.int8]]:
+        """Windows to learn labels from: their sensors (m), (m, W, F) in raw units, and those labels (m).
 
         If there are more than ``most``, a draw in which anomalous ones, being rare, come first: up to one half of it.
         """
@@ -65,7 +65,8 @@ class Data:
         chosen = np.zeros(len(self.parts), bool)
         chosen[normal] = chosen[anomalous] = True
         empty = np.empty((0, self.rules.length, len(self.rules.features)), np.float32)
-        return np.concatenate([empty, *(values for _, values in self.values(chosen))]), self.labels[chosen]
+        sensors = [self.sensors[at] for at in np.flatnonzero(chosen)]
+        return sensors, np.concatenate([empty, *(values for _, values in self.values(chosen))]), self.labels[chosen]
 
 
 class _All:

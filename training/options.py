@@ -24,9 +24,12 @@ class TrainOptions:
     patience: int = 5  # epochs without a better validation error
     batch: int = 128
     learning_rate: float | None = None  # None: what suits the kind
-    error: ErrorKind = "mahalanobis"  # of a fine-tuned model always "probability"
+    error: ErrorKind | None = None  # None: what suits the model; of a fine-tuned model always "probability"
+    partners: bool = True  # whether the score has parts beside the model's: see `adapters.partners`
     threshold: Method = "evt"
-    budget: float = 0.1  # alerts per sensor and day; of the other methods: the quantile, the threshold
+    # Alerts per sensor and day; of the other methods: the quantile, the threshold. None: `BUDGET`, or as few as the
+    # data can tell of (`training.train`).
+    budget: float | None = None
     max_windows: int = 20_000  # to fit on; a seventh of it each for validation and for statistics
     seed: int = 0
     missing: Literal["last", "mean", "reject"] = "last"
@@ -60,12 +63,15 @@ def check_options(options: TrainOptions) -> None:
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise SettingsError(f"{name} = {value} will not do; give {smallest} or more")
-    check_method(options.threshold, options.budget)
+    if options.budget is not None:
+        check_method(options.threshold, options.budget)
+    elif options.threshold != "evt":
+        raise SettingsError(f"threshold method {options.threshold!r} needs a number; give budget")
     if options.fine_tune and options.label is None:
         raise SettingsError("--fine-tune needs labels; name their column by --label or columns.label")
     if options.head not in get_args(Head):
         raise SettingsError(f"head = {options.head} will not do; give {' or '.join(get_args(Head))}")
     if options.error == "probability":
-        raise SettingsError("error = probability is that of fine-tuned models; give mahalanobis, mse or mae")
+        raise SettingsError("error = probability is that of fine-tuned models; give newest, mahalanobis, mse or mae")
     if options.learning_rate is not None and options.learning_rate <= 0:
         raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")

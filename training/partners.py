@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from stream_detector.adapters.partners import deviations, jump, mean_size, root_mean_square
-from stream_detector.adapters.programs import LIMIT
+from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square
 from stream_detector.bundle import Normal, Partner, Scaler
-from stream_detector.events import Bool, Float32, Float64
+from stream_detector.events import Float32, Float64
+from training.calibrate import scale_values
 from training.data import Data
 from training.split import Part, overlap
 
@@ -27,39 +27,31 @@ class Contrasts:
     """Of ``n`` windows without anomalous events, in scaled units; rows of others are NaN."""
 
     means: Float32  # (n, F) of the window
-    jumps: Float32  # (n, F) of its last step
-    lasts: Float32  # (n, F) that step
+    jumps: Float32  # (n, S, F) of its newest steps
+    lasts: Float32  # (n, F) its last step
 
 
 def contrasts(data: Data, scaler: Scaler) -> Contrasts:
     """The contrasts of all windows that serve any part of training."""
-    shape = (len(data.parts), len(data.rules.features))
-    found = Contrasts(*(np.full(shape, np.nan, np.float32) for _ in range(3)))
-    names = np.asarray(data.sensors)
+    count, size, newest = len(data.parts), len(data.rules.features), min(data.rules.stride, data.rules.length)
+    shapes = ((count, size), (count, newest, size), (count, size))
+    found = Contrasts(*(np.full(shape, np.nan, np.float32) for shape in shapes))
     for places, values in data.values(data.parts != Part.NONE):
-        seen = scale_windows(scaler, names[places].tolist(), values)
+        seen = scale_values(scaler, values, [data.sensors[at] for at in places])
         found.means[places] = seen.mean(axis=1)
-        found.jumps[places] = ops.convert_to_numpy(jump(ops.convert_to_tensor(seen)))
+        found.jumps[places] = ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest))
         found.lasts[places] = seen[:, -1]
     return found
 
 
-def scale_windows(scaler: Scaler, sensors: list[str], values: Float32) -> Float32:
-    """Windows (n, W, F) as the model sees them: each in the scale of its sensor."""
-    own = [scaler.own.get(sensor, scaler) for sensor in sensors]
-    center = np.asarray([one.center for one in own], np.float32)[:, None]  # (n, 1, F)
-    scale = np.asarray([one.scale for one in own], np.float32)[:, None]
-    with np.errstate(over="ignore"):  # what overflows is cut
-        scaled: Float32 = np.clip((values - center) / scale, -LIMIT, LIMIT).astype(np.float32)
-    return scaled
-
-
 def change(data: Data, found: Contrasts) -> Partner:
     """Normal jumps: their deviation, of all and of each sensor."""
-    squares = {sensor: (found.jumps[rows].astype(np.float64) ** 2) for sensor, rows in histories(data)}
+    squares = {sensor: (found.jumps[rows].astype(np.float64) ** 2).mean(axis=1) for sensor, rows in histories(data)}
     common = np.sqrt(np.concatenate(list(squares.values())).mean(axis=0))
     own = {sensor: _mixed(one.mean(axis=0), common**2, len(one)) for sensor, one in squares.items()}
-    return Partner("change", Normal((), _floored(common)), {s: Normal((), _floored(np.sqrt(v))) for s, v in own.items()})
+    return Partner(
+        "change", Normal((), _floored(common)), {s: Normal((), _floored(np.sqrt(v))) for s, v in own.items()}
+    )
 
 
 def level(data: Data, found: Contrasts) -> Partner | None:
@@ -100,8 +92,8 @@ def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
     for sensor, rows in histories(data):
         own = partner.own.get(sensor, partner.common)
         if partner.name == "change":
-            off = deviations(ops.convert_to_tensor(found.jumps[rows]), _row(own.deviation))
-            told = mean_size(off)[0]
+            off = deviations(ops.convert_to_tensor(found.jumps[rows]), _row(own.deviation))  # (n, S, F)
+            told = largest(*mean_size(off))[0]
         else:
             off = deviations(ops.convert_to_tensor(found.means[rows] - _row(own.center)), _row(own.deviation))
             counted = np.asarray(partner.counts, np.float32)
@@ -110,20 +102,20 @@ def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
     return errors
 
 
-def histories(data: Data, chosen: Bool | None = None) -> Iterator[tuple[str, NDArray[np.intp]]]:
-    """Each sensor with its windows in time order: those chosen (n), or all that serve any part of training."""
-    places = np.flatnonzero(data.parts != Part.NONE if chosen is None else chosen)
+def histories(data: Data) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """Each sensor with its windows in time order: all that serve any part of training."""
+    places = np.flatnonzero(data.parts != Part.NONE)
     names, which = np.unique(np.asarray(data.sensors, np.str_)[places], return_inverse=True)
     order = np.lexsort((data.timestamps[places, 1], which))
     cuts = np.flatnonzero(np.diff(which[order])) + 1
     yield from zip(names.tolist(), np.split(places[order], cuts), strict=True)
 
 
-def own_deviations(data: Data, places: NDArray[np.intp], jumps: Float32) -> tuple[tuple[float, ...], Mapping[str, tuple[float, ...]]]:
-    """Deviation (D) of a model's jumps (m, D) over the windows at ``places`` (m): of all, and of each sensor."""
-    squares = jumps.astype(np.float64) ** 2
+def own_deviations(sensors: Sequence[str], jumped: Float32) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+    """Deviation (D) of a model's jumps (m, S, D) in windows of these sensors (m): of all, and of each sensor."""
+    squares = (jumped.astype(np.float64) ** 2).mean(axis=1)  # (m, D)
     common = squares.mean(axis=0)
-    names = np.asarray(data.sensors, np.str_)[places]
+    names = np.asarray(sensors, np.str_)
     own = {}
     for sensor in np.unique(names).tolist():
         mine = squares[names == sensor]

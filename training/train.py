@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
+from keras import ops
 
 from stream_detector.adapters.keras import CompiledModel, buckets_up_to, prepare_backend
+from stream_detector.adapters.partners import jumps
 from stream_detector.bundle import (
     ErrorKind,
     ErrorStatistics,
     Manifest,
     Output,
+    Partner,
     Scaler,
     State,
     check_target,
@@ -38,15 +42,27 @@ from stream_detector.thresholds import (
 from stream_detector.timestamps import rfc3339
 from training.autoencoders import Architecture, architecture
 from training.autoencoders.head import classifier, fine_tune
-from training.calibrate import error_statistics, errors_of, fit_scaler, fit_unit_scaler, scale_values, series_of
+from training.calibrate import (
+    error_statistics,
+    errors_of,
+    fit_own_scalers,
+    fit_scaler,
+    fit_unit_scaler,
+    scale_values,
+    series_of,
+)
 from training.data import Data, periods, read
 from training.fit import History, fit
 from training.options import TrainOptions as TrainOptions  # it is part of what is called here
 from training.options import check_options
+from training.partners import SHORTEST, change, contrasts, level, own_deviations, partner_errors
 from training.progress import Progress, silent
 from training.report import Picture, Summary, write_report
 from training.split import Part, overlap
 
+BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
+# Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
+SHARES = {"model": 0.1, "change": 0.8, "level": 0.1}
 LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
 
 
@@ -54,7 +70,7 @@ LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
 class Calibration:
     """What is learnt from windows that the optimiser did not see."""
 
-    judge: CompiledModel  # with thresholds of 1
+    judge: CompiledModel
     statistics: ErrorStatistics
     errors: Float64  # (n) of the data's windows, NaN where they did not serve
     series: dict[str, Series]
@@ -86,12 +102,15 @@ def train(
     check_target(out.resolve())
     prepare_backend()
     data = read(events, _rules(features, options), options.seed, options.label, options.fine_tune)
-    values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n, W, F) raw
-    validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
+    sensors, values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n), (n, W, F) raw
+    others, validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
     kind = architecture(options.kind, options.seed)
     scaler = fit_scaler(values) if kind.scaling == "standard" else fit_unit_scaler(values)
+    scaler = msgspec.structs.replace(scaler, own=fit_own_scalers(data, kind.scaling))
     keras.utils.set_random_seed(options.seed)
-    seen = [_targets(scale_values(scaler, part), kind) for part in (values, validation)]
+    seen = [
+        _targets(scale_values(scaler, part, names), kind) for names, part in ((sensors, values), (others, validation))
+    ]
     model = _untaught(kind, seen, options, progress)
     check = None if kind.watch is None else kind.watch(model, seen[1])
     learning: dict[str, Any] = {
@@ -152,22 +171,68 @@ def calibrate(
 
     Errors are made by the compiled function that the service scores with.
     """
-    buckets, unit = buckets_up_to(1024), np.ones(1)
+    buckets = buckets_up_to(1024)
     run = overlap(options.length, options.step)
-    held = data.gather(Part.STATISTICS, _held_out(options), options.seed)  # (n, W, F) raw
-    error: ErrorKind = "probability" if output == "probability" else options.error
-    bare = CompiledModel(model, options.length, scaler, ErrorStatistics("mse"), unit, buckets, output)
+    sensors, held = data.gather(Part.STATISTICS, _held_out(options), options.seed)  # (n), (n, W, F) raw
+    error = error_kind(options, output)
+    size = (model, options.length, scaler)
+    bare = CompiledModel(*size, ErrorStatistics("mse"), None, buckets, output, options.step)
     thinned = max(1, int((data.parts == Part.STATISTICS).sum()) // len(held))
-    residuals = bare.residuals(held) if error == "mahalanobis" else held[:0]  # others learn nothing
+    learns = error in ("mahalanobis", "newest")
+    residuals = bare.residuals(sensors, held) if learns else held[:0]
     statistics = error_statistics(error, residuals, max(1, run // thinned))
+    if error == "newest":
+        common, own = own_deviations(sensors, ops.convert_to_numpy(jumps(residuals, options.step)))
+        statistics = msgspec.structs.replace(statistics, deviation=common, own=own)
     progress("calibrate", 1, 2, {"windows": len(held)})
-    judge = CompiledModel(model, options.length, scaler, statistics, unit, buckets, output)
+    judge = CompiledModel(*size, statistics, None, buckets, output, options.step)
     errors = errors_of(judge, data)
     series = series_of(errors, data)
-    thresholds = fit_thresholds(series, run, options.threshold, options.budget)
-    expected = expected_alerts_per_day(thresholds, series, run)
+    partners, beside = _partners(data, scaler, options, output)
+    parts = {"model": series} | {name: series_of(one, data) for name, one in beside.items()}
+    whole = sum(SHARES[name] for name in parts)
+    found = {
+        name: fit_thresholds(one, run, options.threshold, _parameter(options, SHARES[name] / whole, one))
+        for name, one in parts.items()
+    }
+    expected = sum(expected_alerts_per_day(found[name], one, run) for name, one in parts.items())
+    thresholds = msgspec.structs.replace(found.pop("model"), partners=found)
+    statistics = msgspec.structs.replace(statistics, partners=partners)
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
+    judge = CompiledModel(*size, statistics, thresholds, buckets, output, options.step)
     return Calibration(judge, statistics, errors, series, thresholds, expected)
+
+
+def error_kind(options: TrainOptions, output: Output) -> ErrorKind:
+    """How an error is made of what the model returns."""
+    if output == "probability":
+        return "probability"
+    return options.error or ("newest" if output == "window" else "mahalanobis")
+
+
+def _partners(
+    data: Data, scaler: Scaler, options: TrainOptions, output: Output
+) -> tuple[tuple[Partner, ...], dict[str, Float64]]:
+    """The score's other parts, and the errors (n) of each.
+
+    None beside a probability, which was taught what counts, nor beside a threshold that was given for the model.
+    """
+    if not options.partners or output == "probability" or options.threshold == "fixed" or options.length < SHORTEST:
+        return (), {}
+    found = contrasts(data, scaler)
+    made = [one for one in (change(data, found), level(data, found)) if one is not None]
+    return tuple(made), {one.name: partner_errors(data, one, found) for one in made}
+
+
+def _parameter(options: TrainOptions, share: float, series: Mapping[str, Series]) -> float:
+    """What a part's thresholds are fitted to: its share of the budget, or what was given for all.
+
+    A budget that nobody asked for is not extrapolated: it is one alert in the time that the part was calibrated on,
+    at least. Seconds of data say nothing of what comes once in two days, and a threshold for it would be blind.
+    """
+    if options.budget is not None:
+        return share * options.budget if options.threshold == "evt" else options.budget
+    return max(share * BUDGET, 1 / sum(one.days for one in series.values() if len(one.errors)))
 
 
 def _untaught(kind: Architecture, seen: list[Float32], options: TrainOptions, progress: Progress) -> Any:
@@ -191,12 +256,12 @@ def _fine_tuned(
     model: Any,
     scaler: Scaler,
     kind: Architecture,
-    taught: Sequence[tuple[Float32, Any]],
+    taught: Sequence[tuple[list[str], Float32, Any]],
     options: TrainOptions,
     learning: dict[str, Any],
 ) -> tuple[Any, History]:
     """A classifier that goes on from the model's weights, taught with windows (n, W, F) in raw units and labels (n)."""
-    scaled = [(scale_values(scaler, values), labels) for values, labels in taught]
+    scaled = [(scale_values(scaler, values, sensors), labels) for sensors, values, labels in taught]
     if not scaled[1][1].any() or scaled[1][1].all():
         raise DataError("validation needs normal and anomalous windows late in time; give more labelled data")
     judge = classifier(model, options.head, kind.top, options.seed)
@@ -323,11 +388,11 @@ def _notes(
     values: Float32,
     found: Calibration,
     options: TrainOptions,
-    taught: Sequence[tuple[Float32, Any]] | None,
+    taught: Sequence[tuple[list[str], Float32, Any]] | None,
 ) -> list[str]:
     notes = []
     if taught is not None:
-        labels = taught[0][1]
+        labels = taught[0][2]
         notes.append(
             f"fine-tuned with a {options.head} head on {len(labels)} labelled windows, {labels.sum()} of them anomalous"
         )
@@ -344,10 +409,15 @@ def _notes(
     if tail.peaks < FEW_PEAKS:
         notes.append(f"only {tail.peaks} independent peaks to calibrate on: the threshold is rough; give more data")
     days = sum(one.days for one in found.series.values())
-    if options.threshold == "evt" and days * options.budget < 1:
+    if options.threshold == "evt" and options.budget is not None and days * options.budget < 1:
         notes.append(
             f"calibration covers {days:.3g} sensor days, one alert is budgeted in {1 / options.budget:.3g}: "
             "the threshold is extrapolated"
+        )
+    if options.threshold == "evt" and options.budget is None and found.expected > 2 * BUDGET:
+        notes.append(
+            f"too few data to tell of {BUDGET:g} false alarms a sensor and day: expect {found.expected:.3g}; "
+            "give more data, or ask for fewer by --budget"
         )
     fit_windows = int((data.parts == Part.FIT).sum())
     if fit_windows > len(values):
@@ -364,15 +434,14 @@ def _pictures(data: Data, found: Calibration) -> dict[str, Picture]:
         chosen = np.zeros(len(data.parts), bool)
         chosen[place] = True
         _, values = next(data.values(chosen))  # (1, W, F)
-        told = found.judge.errors(values, [0])
         sensor = data.sensors[int(place)]
-        row = found.thresholds.rows([sensor])[0]
-        score = float(told.error[0]) / found.thresholds.entries[row].threshold
+        told = found.judge.errors([sensor], values)
+        score = float(told.score[0])
         end = rfc3339(int(data.timestamps[place, 1]))
         pictures[name] = Picture(
             f"{name}: {sensor} until {end}, score {score:.3g}",
             values[0],
-            found.judge.expected(values)[0],
+            found.judge.expected([sensor], values, told.names)[0],
             told.contributions[0],
             int(told.worst_step[0]),
         )

@@ -17,11 +17,15 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
+from stream_detector.adapters.partners import before
 from stream_detector.adapters.programs import Program, Tables, Tensor, expected, residuals_of, score_with
 from stream_detector.bundle import Bundle, ErrorStatistics, Output, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
-from stream_detector.events import Errors, Float32, Float64
+from stream_detector.events import PARTS, Errors, Float32, PartName
+from stream_detector.profiles import profiles_of
+from stream_detector.thresholds import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +41,21 @@ class CompiledModel:
         length: int,
         scaler: Scaler,
         errors: ErrorStatistics,
-        thresholds: Float64,
+        thresholds: Thresholds | None,  # None: each is 1
         buckets: list[int],
         output: Output = "window",
+        stride: int = 1,
     ) -> None:
         size = len(scaler.center)
         self.model = log_odds(model) if output == "probability" else model
         self.shape = (length, size)
         self.output = output
-        self.shapes = {"score": (4 + size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
+        self.stride = min(stride, length)
+        self.shapes = {"score": (5 + size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
         self.kind = errors.kind
-        wide = self.model.output_shape[-1]
         self.buckets = buckets
-        self.tables = {
-            "center": _resident(scaler.center),
-            "scale": _resident(scaler.scale),
-            "mean": _resident(errors.mean or np.zeros(wide)),
-            "whitening": _resident(errors.whitening or np.eye(wide)),
-            "thresholds": _resident(thresholds),
-        }
+        self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1])
+        self.tables = {name: ops.convert_to_tensor(table) for name, table in self.profiles.tables.items()}
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
 
     def warm(self) -> None:
@@ -63,22 +63,40 @@ class CompiledModel:
         for bucket in self.buckets:
             self._run("score", np.zeros((bucket, *self.shape), np.float32), np.zeros(bucket, np.int32))
 
-    def errors(self, values: Float32, rows: Sequence[int]) -> Errors:
-        """Errors of ``n`` raw windows (n, W, F), judged by the thresholds in these rows of the table."""
-        flat = self._run("score", values, np.asarray(rows, np.int32))  # (n, 4 + F)
+    def errors(self, sensors: Sequence[str], values: Float32) -> Errors:
+        """Errors of ``n`` raw windows (n, W, F), judged by what is known of their sensors (n)."""
+        flat = self._run("score", values, self._rows(sensors))  # (n, 5 + F)
         flat = np.where(np.isfinite(flat[:, :1]), flat, np.float32(np.nan))
-        worst = np.nan_to_num(flat[:, 3]).astype(np.int32)
-        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 4:], worst)
+        worst, part = (np.nan_to_num(flat[:, at]).astype(np.int32) for at in (3, 4))
+        places = np.array([PARTS.index(name) for name in self.profiles.parts], np.int8)
+        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 5:], worst, places[part])
 
-    def residuals(self, values: Float32) -> Float32:
+    def residuals(self, sensors: Sequence[str], values: Float32) -> Float32:
         """Residuals: (n, W, F) in scaled units, or the model's own (n, D); log-odds (n, 1) of a classifier."""
-        return self._run("residuals", values, np.zeros(len(values), np.int32))
+        return self._run("residuals", values, self._rows(sensors))
 
-    def expected(self, values: Float32) -> Float32:
-        """Reconstructions in raw units, (n, W, F); NaN where the model makes none."""
-        if self.output != "window":
-            return np.full((len(values), *self.shape), np.nan, np.float32)
-        return self._run("expected", values, np.zeros(len(values), np.int32))
+    def expected(self, sensors: Sequence[str], values: Float32, parts: Sequence[PartName] = ()) -> Float32:
+        """What the parts (n) of the score expected in raw units, (n, W, F); NaN where the model expects nothing.
+
+        The model expects its reconstruction, ``change`` that the newest steps are as those before, ``level`` that all
+        steps lie where they did in training. Without ``parts``, those are the model's.
+        """
+        rows = self._rows(sensors)
+        if self.output == "window":
+            expected = self._run("expected", values, rows)
+        else:
+            expected = np.full((len(values), *self.shape), np.nan, np.float32)
+        for at, part in enumerate(parts):
+            if part == "change":
+                expected[at, -self.stride :] = before(self.shape[0], self.stride) @ values[at]
+            elif part == "level":
+                of = self.profiles.tables
+                row = int(rows[at])
+                expected[at] = of["level_center"][row] * of["scale"][row] + of["center"][row]
+        return expected
+
+    def _rows(self, sensors: Sequence[str]) -> NDArray[np.int32]:
+        return np.asarray(self.profiles.rows(sensors), np.int32)
 
     def _run(self, name: str, values: Float32, rows: Any) -> Float32:
         """Cut and pad to the buckets, put all cuts in the device's queue, then wait for the results."""
@@ -132,7 +150,7 @@ class CompiledModel:
     def _program(self, name: str, bucket: int) -> Callable[[Float32, Any], Tensor]:
         if (name, bucket) not in self.compiled:
             programs = {
-                "score": score_with(self.output, self.kind),
+                "score": score_with(self.output, self.kind, self.profiles.parts[1:], self.stride),
                 "residuals": residuals_of(self.output),
                 "expected": expected,
             }
@@ -166,9 +184,10 @@ class KerasScorer:
             self.length,
             bundle.scaler,
             bundle.errors,
-            bundle.thresholds.values,
+            bundle.thresholds,
             buckets_up_to(self.max_batch_windows),
             bundle.manifest.output,
+            bundle.manifest.stride,
         )
 
     def warm(self) -> None:
@@ -177,11 +196,11 @@ class KerasScorer:
 
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:
         """Errors of windows (n, W, F) in raw units without NaN. Raises `Unavailable` if the device fails."""
-        return self._loaded().errors(values, self.bundle.thresholds.rows(sensors))
+        return self._loaded().errors(sensors, values)
 
-    def reconstruct(self, values: Float32) -> Float32:
-        """What the model expected, (n, W, F) in raw units; NaN if it expects nothing. Compiled on first use."""
-        return self._loaded().expected(values)
+    def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[PartName] = ()) -> Float32:
+        """See `CompiledModel.expected`; compiled on first use."""
+        return self._loaded().expected(sensors, values, parts)
 
     def _loaded(self) -> CompiledModel:
         if self.compiled is None:
@@ -243,10 +262,6 @@ def prepare_backend() -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _resident(values: Any) -> Tensor:
-    return ops.convert_to_tensor(np.asarray(values, np.float32))
 
 
 def _without_cudnn(layer: Any) -> None:

@@ -12,7 +12,14 @@ kind         step error ``s[t]``     window error             share of feature `
 mahalanobis  ``(r-μ)ᵀ Σ⁻¹ (r-μ)``    ``sqrt(mean_t(s) / F)``  ``max((r-μ)_f (Σ⁻¹ (r-μ))_f, 0)``
 mse          ``Σ_f r²``              ``mean_t(s) / F``        ``r²``
 mae          ``Σ_f |r|``             ``mean_t(s) / F``        ``|r|``
+newest       ``sqrt(mean_f(z²))``    ``max_t(s)``             ``z²`` where ``s`` is largest
 ===========  ======================  =======================  ===================================
+
+``newest`` (the default) looks at the events that no earlier window held: ``z`` is by how much a residual differs from
+those just before it, in deviations of this difference on normal windows of the same sensor (`adapters.partners`).
+
+The score's parts are the model's error and those of its partners, each divided by its own threshold; the largest is
+the score, and the part that it is from is told with it.
 
 A residual of the model's own, ``D`` wide and one a window: the same errors, of one step with ``D`` in the place
 of ``F``. A probability ``p`` of anomaly: ``ln(1 + (p / (1 - p))^¼)``, made from the log-odds themselves. It rises
@@ -29,12 +36,13 @@ averaged over the steps and divided by their sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
+from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square
 from stream_detector.bundle import ErrorKind, Output
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
@@ -42,18 +50,35 @@ TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
 
 Tensor: TypeAlias = Any  # of whichever backend runs
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]  # errors (n), step errors (n, W), shares (n, W, F)
-Tables: TypeAlias = dict[str, Tensor]  # center, scale (F); mean (D); whitening (D, D); thresholds (rows)
+# With a row for each of P profiles: center, scale (P, F), deviation (P, D), change_deviation, level_center,
+# level_deviation (P, F), thresholds (P, parts); of all: mean (D), whitening (D, D), change_weight, level_weight (F)
+Tables: TypeAlias = dict[str, Tensor]
 # The model in scaled units: from (n, W, F) to a window (n, W, F), a residual (n, D), or the log-odds of anomaly (n, 1)
 Call: TypeAlias = Callable[[Tensor], Tensor]
 Program: TypeAlias = Callable[[Call, Tables, Tensor, Tensor], Tensor]
 
 
-def scaled(tables: Tables, values: Tensor) -> Tensor:
+def of_each(tables: Tables, name: str, rows: Tensor) -> Tensor:
+    """Each window's row of a table, (n, F)."""
+    return ops.take(tables[name], rows, axis=0)
+
+
+def scaled(tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
     """Raw windows (n, W, F) as the model sees them."""
-    return ops.clip((values - tables["center"]) / tables["scale"], -LIMIT, LIMIT)
+    center, scale = (ops.expand_dims(of_each(tables, name, rows), 1) for name in ("center", "scale"))  # (n, 1, F)
+    return ops.clip((values - center) / scale, -LIMIT, LIMIT)
 
 
-def mahalanobis(residual: Tensor, tables: Tables) -> Parts:
+def newest(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
+    """By how much the newest residuals differ from those before them, at the step where this is most."""
+    normal = ops.expand_dims(of_each(tables, "deviation", rows), 1)  # (n, 1, F)
+    each, of_features = root_mean_square(deviations(jumps(residual, stride), normal))  # (n, S), (n, S, F)
+    error, shares, _ = largest(each, of_features)
+    old = ops.zeros_like(residual[:, : residual.shape[1] - each.shape[1], 0])  # (n, W - S)
+    return error, ops.concatenate([old, each], axis=1), ops.expand_dims(shares, 1)
+
+
+def mahalanobis(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
     """Distance from the normal residuals; of about 1 where residuals are as on normal windows."""
     centered = residual - tables["mean"]  # (n, W, F)
     white = ops.matmul(centered, tables["whitening"])  # (n, W, F), so that its square is the squared distance
@@ -62,32 +87,37 @@ def mahalanobis(residual: Tensor, tables: Tables) -> Parts:
     return ops.sqrt(ops.mean(steps, axis=1) / residual.shape[2]), steps, shares
 
 
-def mse(residual: Tensor, tables: Tables) -> Parts:
+def mse(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
     """Mean squared residual."""
     shares = ops.square(residual)  # (n, W, F)
     return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
 
 
-def mae(residual: Tensor, tables: Tables) -> Parts:
+def mae(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
     """Mean absolute residual."""
     shares = ops.abs(residual)  # (n, W, F)
     return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
 
 
-ERRORS: dict[str, Callable[[Tensor, Tables], Parts]] = {"mahalanobis": mahalanobis, "mse": mse, "mae": mae}
+ERRORS: dict[str, Callable[[Tensor, Tables, Tensor, int], Parts]] = {
+    "newest": newest,
+    "mahalanobis": mahalanobis,
+    "mse": mse,
+    "mae": mae,
+}
 
 
-def window_parts(kind: ErrorKind) -> Callable[[Call, Tables, Tensor], Parts]:
+def window_parts(kind: ErrorKind, stride: int) -> Callable[[Call, Tables, Tensor, Tensor], Parts]:
     """The parts of models that return a window."""
-    return lambda call, tables, seen: ERRORS[kind](call(seen) - seen, tables)
+    return lambda call, tables, seen, rows: ERRORS[kind](call(seen) - seen, tables, rows, stride)
 
 
-def residual_parts(kind: ErrorKind) -> Callable[[Call, Tables, Tensor], Parts]:
+def residual_parts(kind: ErrorKind, stride: int) -> Callable[[Call, Tables, Tensor, Tensor], Parts]:
     """The parts of models that return a residual (n, D)."""
 
-    def parts(call: Call, tables: Tables, seen: Tensor) -> Parts:
+    def parts(call: Call, tables: Tables, seen: Tensor, rows: Tensor) -> Parts:
         def error(seen: Tensor) -> tuple[Tensor, Tensor]:
-            found, steps, _ = ERRORS[kind](ops.expand_dims(call(seen), 1), tables)  # (n), (n, 1)
+            found, steps, _ = ERRORS[kind](ops.expand_dims(call(seen), 1), tables, rows, stride)  # (n), (n, 1)
             return steps[:, 0], found  # a root has no gradient at 0, and no part in the shares
 
         return _attributed(error, seen)
@@ -95,7 +125,7 @@ def residual_parts(kind: ErrorKind) -> Callable[[Call, Tables, Tensor], Parts]:
     return parts
 
 
-def probability_parts(call: Call, tables: Tables, seen: Tensor) -> Parts:
+def probability_parts(call: Call, tables: Tables, seen: Tensor, rows: Tensor) -> Parts:
     """The parts of models that return log-odds (n, 1)."""
 
     def error(seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,29 +157,64 @@ def _gradient(function: Callable[[Tensor], tuple[Tensor, Tensor]], at: Tensor) -
     return other, tape.gradient(value, at)
 
 
-def score_with(output: Output, kind: ErrorKind) -> Program:
+def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n), shares (n, F) and the step (n) of the largest jump among the newest."""
+    normal = ops.expand_dims(of_each(tables, "change_deviation", rows), 1)  # (n, 1, F)
+    error, shares, at = largest(*mean_size(deviations(jumps(seen, stride), normal)))
+    return error, shares, at + (seen.shape[1] - stride)
+
+
+def level(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n) and shares (n, F) of where the window lies; the step (n) is the last."""
+    off = ops.mean(seen, axis=1) - of_each(tables, "level_center", rows)
+    error, shares = root_mean_square(deviations(off, of_each(tables, "level_deviation", rows)), tables["level_weight"])
+    return error, shares, ops.full_like(ops.argmax(shares, axis=1), seen.shape[1] - 1)
+
+
+PARTNERS: dict[str, Callable[[Tensor, Tables, Tensor, int], tuple[Tensor, Tensor, Tensor]]] = {
+    "change": change,
+    "level": level,
+}
+
+
+def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride: int) -> Program:
     """The program that scores; results stand side by side, to come back to the host in one transfer."""
     made = {"window": window_parts, "residual": residual_parts}
-    parts = probability_parts if output == "probability" else made[output](kind)
+    parts = probability_parts if output == "probability" else made[output](kind, stride)
 
     def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-        error, steps, shares = parts(call, tables, scaled(tables, values))
-        threshold = ops.take(tables["thresholds"], rows)  # (n)
-        weight = ops.mean(shares, axis=1)  # (n, F)
+        seen = scaled(tables, values, rows)
+        error, steps, shares = parts(call, tables, seen, rows)
+        beside = [PARTNERS[name](seen, tables, rows, stride) for name in partners]
+        errors = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
+        thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
+        scores = errors / thresholds
+        part = ops.argmax(scores, axis=1)  # (n)
+        chosen = ops.one_hot(part, 1 + len(partners))  # (n, parts)
+        weights = ops.stack([ops.mean(shares, axis=1), *(one for _, one, _ in beside)], axis=1)  # (n, parts, F)
+        weight = ops.sum(ops.where(ops.expand_dims(chosen, 2) > 0, weights, 0.0), axis=1)  # (n, F)
         total = ops.sum(weight, axis=1, keepdims=True)  # (n, 1)
         even = ops.ones_like(weight) / weight.shape[1]  # of an error of nothing
         contributions = ops.where(total > 0, weight / ops.where(total > 0, total, 1.0), even)
-        worst = ops.cast(ops.argmax(steps, axis=1), "float32")  # exact below 2**24
-        return ops.concatenate([ops.stack([error / threshold, error, threshold, worst], axis=1), contributions], axis=1)
+        worst = ops.stack([ops.argmax(steps, axis=1), *(at for _, _, at in beside)], axis=1)  # (n, parts)
+        told = [
+            # Any part that is not a number makes the whole so: the device failed, or the window is none.
+            ops.max(scores, axis=1) + 0.0 * ops.sum(scores, axis=1),
+            ops.sum(ops.where(chosen > 0, errors, 0.0), axis=1),
+            ops.sum(ops.where(chosen > 0, thresholds, 0.0), axis=1),
+            ops.sum(ops.where(chosen > 0, ops.cast(worst, "float32"), 0.0), axis=1),  # exact below 2**24
+            ops.cast(part, "float32"),
+        ]
+        return ops.concatenate([ops.stack(told, axis=1), contributions], axis=1)
 
-    return score  # (n, 4 + F): score, error, threshold, worst step, contributions
+    return score  # (n, 5 + F): score, error, threshold, worst step, part, contributions
 
 
 def residuals_of(output: Output) -> Program:
     """The program behind error statistics: ``x̂ - x`` in scaled units, (n, W, F), or the model's own, (n, D)."""
 
     def residuals(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-        seen = scaled(tables, values)
+        seen = scaled(tables, values, rows)
         return call(seen) - seen if output == "window" else call(seen)
 
     return residuals
@@ -157,4 +222,5 @@ def residuals_of(output: Output) -> Program:
 
 def expected(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
     """The program behind pictures and alerts: ``x̂`` in raw units, (n, W, F). Of models that return a window."""
-    return call(scaled(tables, values)) * tables["scale"] + tables["center"]
+    center, scale = (ops.expand_dims(of_each(tables, name, rows), 1) for name in ("center", "scale"))  # (n, 1, F)
+    return call(scaled(tables, values, rows)) * scale + center

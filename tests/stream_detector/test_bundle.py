@@ -82,7 +82,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert bundle.errors.whitening[1] == (THIRD, 2.0)
     assert bundle.manifest == read_manifest(path)
     assert bundle.manifest.version.startswith("20261120100000-")
-    assert set(bundle.manifest.files) == {*module.PARTS, "report/summary.txt"}
+    assert set(bundle.manifest.files) == {*module.FILES, "report/summary.txt"}
 
 
 def test_a_bundle_of_an_earlier_version_is_read(path: Path) -> None:
@@ -104,7 +104,7 @@ def test_what_the_model_returns_and_its_errors_must_fit(tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "pumps").manifest.output == "residual"
 
 
-@pytest.mark.parametrize("name", [*module.PARTS, "manifest.json", "report/summary.txt"])
+@pytest.mark.parametrize("name", [*module.FILES, "manifest.json", "report/summary.txt"])
 def test_a_changed_file_is_refused(path: Path, name: str) -> None:
     data = bytearray((path / name).read_bytes())
     digit = next((at for at, byte in enumerate(data) if chr(byte) in "123456789"), 0)
@@ -113,13 +113,13 @@ def test_a_changed_file_is_refused(path: Path, name: str) -> None:
     refused(path)
 
 
-@pytest.mark.parametrize("name", [*module.PARTS, "manifest.json", "report/summary.txt"])
+@pytest.mark.parametrize("name", [*module.FILES, "manifest.json", "report/summary.txt"])
 def test_a_missing_file_is_refused(path: Path, name: str) -> None:
     (path / name).unlink()
     refused(path, name)
 
 
-@pytest.mark.parametrize("name", [*module.PARTS, "manifest.json"])
+@pytest.mark.parametrize("name", [*module.FILES, "manifest.json"])
 def test_a_file_cut_short_is_refused(path: Path, name: str) -> None:
     (path / name).write_bytes((path / name).read_bytes()[:-3])
     refused(path, name)

@@ -29,9 +29,9 @@ def counted(
     some = Windows(["s"], values, one, one, np.zeros((1, 2), bool), np.ones(1, np.float32))
     calls = []
 
-    def expect(values: Float32) -> Float32:
-        calls.append(len(values))
-        return np.full_like(values, EXPECTED)
+    def expect(windows: Windows, errors: Errors) -> Float32:
+        calls.append(len(windows))
+        return np.full_like(windows.values, EXPECTED)
 
     worst = np.array([1], np.int32)
     result = deviations.counted(some, Errors(found, found, found, np.array([shares], np.float32), worst), expect)

@@ -45,8 +45,8 @@ def errors(count: int, score: float | Sequence[float] = 0.1, share: float = 0.5)
     return Errors(scores, scores, one, shares, np.zeros(count, np.int32))
 
 
-def same(values: Float32) -> Float32:
-    return values
+def same(windows: Windows, errors: Errors) -> Float32:
+    return windows.values
 
 
 def told(
@@ -180,7 +180,7 @@ def test_batches_do_not_matter(rows: list[tuple[float, float]], data: st.DataObj
         records = []
         for start, stop in zip([0, *parts], [*parts, len(some)], strict=True):
             piece, part = some.take(np.arange(start, stop)), found.cut(start, stop)
-            judged = judge(PARTITION, piece, part, incidents, criteria, lambda values: values * 0 + 1)
+            judged = judge(PARTITION, piece, part, incidents, criteria, lambda windows, errors: windows.values * 0 + 1)
             assert all(incidents.get(name) == state for name, state in judged.touched.items())
             records += alert_records(PARTITION, piece, part, judged.changes, same, FEATURES, MODEL)
         return records

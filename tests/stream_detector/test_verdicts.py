@@ -25,11 +25,11 @@ from tests.simulated import RULES, SETTINGS, Broker, Record, SimulatedOutlet, Si
 # interface.md, "Output"
 SCORE = [
     "id", "sensor_id", "window_start", "window_end", "events", "score", "threshold", "error", "state",
-    "contributions", "worst_step", "confidence", "imputed", "model", "source",
+    "contributions", "worst_step", "confidence", "imputed", "model", "source", "part",
 ]  # fmt: skip
 ALERT = [
     "id", "revision", "status", "kind", "sensor_id", "severity", "started_at", "ended_at", "score", "peak_score",
-    "threshold", "contributions", "observed", "expected", "summary", "model", "source",
+    "threshold", "contributions", "observed", "expected", "summary", "model", "source", "part",
 ]  # fmt: skip
 SOURCE = ["topic", "partition", "first_offset", "last_offset"]
 PARTITION = Partition("sensor-events", 3)
@@ -64,8 +64,8 @@ def errors(scores: list[float], worst: int = 1) -> Errors:
     )
 
 
-def expect(values: Float32) -> Float32:
-    return values + np.float32(100)
+def expect(windows: Windows, errors: Errors) -> Float32:
+    return windows.values + np.float32(100)
 
 
 def records(scores: list[float], worst: int = 1) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -97,6 +97,7 @@ def test_a_score_has_the_fields_of_the_interface_in_their_order() -> None:
         "imputed": ["current"],
         "model": {"name": "pumps", "version": "7"},
         "source": {"topic": "sensor-events", "partition": 3, "first_offset": 10, "last_offset": 12},
+        "part": "model",
     }
     assert (second["state"], second["imputed"], second["confidence"]) == ("normal", [], 1.0)
 
@@ -121,6 +122,7 @@ def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
         "observed": {"pressure": 8.0, "current": 9.0},  # of the second window, at its worst step
         "expected": {"pressure": 108.0, "current": 109.0},
         "summary": "pump-7: pressure 8 where 108 was expected",
+        "part": "model",
         "model": {"name": "pumps", "version": "7"},
         "source": {"topic": "sensor-events", "partition": 3, "first_offset": 11, "last_offset": 13},
     }
@@ -147,9 +149,9 @@ def test_states_follow_the_alert() -> None:
 def test_the_model_is_asked_only_about_windows_that_alert() -> None:
     asked = []
 
-    def note(values: Float32) -> Float32:
-        asked.append(len(values))
-        return values
+    def note(windows: Windows, errors: Errors) -> Float32:
+        asked.append(len(windows))
+        return windows.values
 
     some, told = windows(5), errors([0.5, 1.5, 1.5, 1.5, 0.1])
     judged = judge(PARTITION, some, told, {}, POLICY, expect)
@@ -242,7 +244,7 @@ def test_what_does_not_deviate_as_wanted_is_published_but_opens_no_alert() -> No
     some, told = windows(6), errors([1.5] * 6)
     judged = judge(PARTITION, some, told, {}, criteria, expect)  # the model expects a hundred more
     assert (judged.changes, judged.states, judged.touched) == ([], ["normal"] * 6, {})
-    less = judge(PARTITION, some, told, {}, criteria, lambda values: values - 100)
+    less = judge(PARTITION, some, told, {}, criteria, lambda windows, errors: windows.values - 100)
     assert [(at, one.change) for at, one, _ in less.changes] == [(2, "fired")]
 
 

@@ -103,7 +103,7 @@ def test_each_kind_s_encoder_can_be_fine_tuned(name: str, tmp_path: Path) -> Non
     usual, strange = detector.score(windows(60)), detector.score(lifted(60))
     assert np.mean(strange.score[:, None] > usual.score) > 0.9
     np.testing.assert_allclose(strange.contributions.sum(axis=1), 1, rtol=1e-4)
-    assert np.isnan(detector.scorer.reconstruct(windows(2))).all()
+    assert np.isnan(detector.scorer.expect([""] * 2, windows(2))).all()
 
 
 def lifted(count: int) -> Float32:
@@ -142,7 +142,7 @@ def test_without_fine_tuning_labels_leave_anomalies_out(tmp_path: Path) -> None:
     assert "windows hold anomalous events (odd): left out" in notes(found.path)
     detector = Detector(found, Settings(device=Device(max_batch_windows=64)))
     assert (detector.score(lifted(60)).score > detector.score(windows(60)).score.max()).mean() > 0.9
-    assert detector.scorer.reconstruct(windows(2)).shape == (2, LENGTH, 3)
+    assert detector.scorer.expect([""] * 2, windows(2)).shape == (2, LENGTH, 3)
     assert np.isfinite(found.scaler.scale).all()
     assert found.scaler.scale[2] < 1.3  # of 0..1 units: values that are too high would have widened it by another 1
 

@@ -106,9 +106,9 @@ def test_saved_and_loaded_in_safe_mode(build: Callable[..., Any], tmp_path: Path
 def test_compiles_for_the_service(build: Callable[..., Any]) -> None:
     model, values = build(8, 2, (5,)), waves(5)
     scaler, statistics = Scaler((0.0,) * 2, (1.0,) * 2), ErrorStatistics("mse")
-    compiled = CompiledModel(model, 8, scaler, statistics, np.ones(1), [16])
+    compiled = CompiledModel(model, 8, scaler, statistics, None, [16])
     wanted = np.square(model.predict(values, verbose=0) - values).mean(axis=(1, 2))
-    np.testing.assert_allclose(compiled.errors(values, [0] * 5).error, wanted, rtol=1e-4)
+    np.testing.assert_allclose(compiled.errors([""] * 5, values).error, wanted, rtol=1e-4)
 
 
 @BUILDERS

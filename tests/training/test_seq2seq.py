@@ -127,10 +127,10 @@ def test_saved_and_loaded_in_safe_mode(tmp_path: Path) -> None:
 def test_64_steps_compile_for_the_service() -> None:
     model = build(64, 3, units=(16,))
     scaler, statistics = Scaler((0.0,) * 3, (1.0,) * 3), ErrorStatistics("mse")
-    compiled = CompiledModel(model, 64, scaler, statistics, np.ones(1), [16])
+    compiled = CompiledModel(model, 64, scaler, statistics, None, [16])
     values = noise(5, 64, 3)
     wanted = np.square(model.predict(values, verbose=0) - values).mean(axis=(1, 2))
-    np.testing.assert_allclose(compiled.errors(values, [0] * 5).error, wanted, rtol=1e-4)
+    np.testing.assert_allclose(compiled.errors([""] * 5, values).error, wanted, rtol=1e-4)
 
 
 def test_weights_come_from_the_seed_alone() -> None:

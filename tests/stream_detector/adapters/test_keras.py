@@ -128,7 +128,7 @@ def test_a_residual_of_the_model_s_own(make: Callable[[ErrorKind], Bundle], kind
     np.testing.assert_allclose(found.error, error, rtol=1e-3)
     np.testing.assert_allclose(found.contributions, contributions, atol=2e-3)
     assert (found.worst_step == worst).mean() > 0.9
-    assert np.isnan(made.reconstruct(values)).all()
+    assert np.isnan(made.expect([""] * len(values), values)).all()
     assert made.score([], windows(0)).contributions.shape == (0, SIZE)
     narrow = replace(bundle, model=linear(3, False, tmp_path)[0])
     if kind == "mahalanobis":
@@ -178,7 +178,7 @@ def test_no_windows(make: Callable[[ErrorKind], Bundle]) -> None:
     found = made.score([], windows(0))
     assert found.score.shape == (0,)
     assert found.contributions.shape == (0, SIZE)
-    assert made.reconstruct(windows(0)).shape == (0, LENGTH, SIZE)
+    assert made.expect([], windows(0)).shape == (0, LENGTH, SIZE)
 
 
 def test_a_spike_is_found_where_it_is(make: Callable[[ErrorKind], Bundle]) -> None:
@@ -213,12 +213,15 @@ def test_reconstructions_are_in_raw_units(make: Callable[[ErrorKind], Bundle], t
     exact = keras.Sequential([keras.Input((LENGTH, SIZE)), keras.layers.Activation("linear")])
     values = windows(70)
     np.testing.assert_allclose(
-        scorer(replace(make("mse"), model=saved(exact, tmp_path))).reconstruct(values), values, rtol=1e-5, atol=1e-5
+        scorer(replace(make("mse"), model=saved(exact, tmp_path))).expect([""] * len(values), values),
+        values,
+        rtol=1e-5,
+        atol=1e-5,
     )
     bundle = make("mse")
     seen = ((values - CENTER) / SCALE).astype(np.float32)
     wanted = np.asarray(load_model(bundle)(seen, training=False)) * SCALE + CENTER
-    np.testing.assert_allclose((scorer(bundle).reconstruct(values) - wanted) / SCALE, 0, atol=1e-4)
+    np.testing.assert_allclose((scorer(bundle).expect([""] * len(values), values) - wanted) / SCALE, 0, atol=1e-4)
 
 
 def test_warming_compiles_every_bucket(make: Callable[[ErrorKind], Bundle]) -> None:
