@@ -73,10 +73,10 @@ class Watch:
 
 
 def begin(partition: Partition, sensor: str, table: Table) -> Silence:
-    """The silence that began with the sensor's last event."""
+    """The silence that began with the sensor's last event; its id is none of the window that ends with that event."""
     slot = table.slots[sensor]
     offset = int(table.offset[slot])
-    return Silence(identify(sensor, partition.topic, partition.number, offset), int(table.newest[slot]), offset)
+    return Silence(identify(sensor, *partition, offset, "silence"), int(table.newest[slot]), offset)
 
 
 def ended(silence: Silence, sensor: str, table: Table) -> bool:

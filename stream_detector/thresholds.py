@@ -31,6 +31,8 @@ Method: TypeAlias = Literal["evt", "quantile", "fixed"]
 FLOOR = 1e-9  # smallest threshold, so that error / threshold stays a finite float32
 LEVELS = (0.98, 0.95, 0.9, 0.8, 0.7, 0.5)  # quantiles tried as the level, until there are enough peaks
 ENOUGH_PEAKS = 50  # clusters that make a higher level better than a lower one
+SURPRISE = 0.05  # of training sets without anomalies would lose a peak as an outlier
+MOST_OUTLIERS = 0.3  # share of the peaks
 FEW_PEAKS = 10  # with fewer, the shape cannot be told: exponential tail
 SHAPES = (
     -0.25,
@@ -150,6 +152,7 @@ def fit_tail(series: Sequence[Series], run: int) -> Tail:
             level, peaks = candidate, found
         if len(peaks) >= ENOUGH_PEAKS:
             break
+    peaks = without_outliers(peaks, level)
     excess = peaks - level
     rate = len(peaks) / days
     if not len(excess):  # all errors are equal: assume that they scatter by a tenth of their size
@@ -158,6 +161,27 @@ def fit_tail(series: Sequence[Series], run: int) -> Tail:
         return Tail(level, 0.0, float(excess.mean()), len(excess), rate)
     shape, scale = _fit_pareto(excess)
     return Tail(level, shape, scale, len(excess), rate)
+
+
+def without_outliers(peaks: Float64, level: float) -> Float64:
+    """The peaks without those that are hardly of normal data: training data are assumed normal and seldom quite are.
+
+    A generalised Pareto distribution is put through the median and the 90 % quantile of the excesses, which outliers
+    leave alone; a share of `SURPRISE` of training sets without anomalies would hold a larger one than is kept. More
+    than `MOST_OUTLIERS` of all are no outliers, and all stay.
+    """
+    if len(peaks) < FEW_PEAKS:
+        return peaks
+    excess = peaks - level
+    middle, high = np.quantile(excess, (0.5, 0.9))
+    if not 0 < middle < high:
+        return peaks
+    shapes = np.linspace(1e-3, SHAPES[1], 100)
+    # The quantiles' ratio rises with the shape; below that of the exponential, the tail is taken as exponential.
+    shape = float(np.interp(high / middle, (10**shapes - 1) / (2**shapes - 1), shapes))
+    most = genpareto.isf(SURPRISE / len(peaks), shape, scale=shape * middle / (2**shape - 1))
+    kept = peaks[excess <= most]
+    return kept if len(kept) >= (1 - MOST_OUTLIERS) * len(peaks) else peaks
 
 
 def cluster_peaks(errors: Float64, level: float, run: int) -> Float64:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
+from stream_detector import cli
 from stream_detector.pipeline import Pipeline
 from stream_detector.settings import load_settings
+from training.autoencoders import FAMILY, WRAPPERS
+from training.options import TrainOptions, check_options
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,6 +34,41 @@ def test_samples_of_settings_are_accepted(text: str, tmp_path: Path) -> None:
     config = tmp_path / "detector.toml"
     config.write_text(text)
     load_settings(config)
+
+
+MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
+COMMANDS = [line for text in re.findall(r"```bash\n(.*?)```", MODELS, re.DOTALL) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_about_models_make_sense(line: str) -> None:
+    program, name, *arguments = shlex.split(line)
+    assert program == "stream-detector"
+    command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined] # it is a group
+    given = command.make_context(name, arguments).params
+    if name == "train":
+        units = given["units"]
+        options = TrainOptions(
+            kind=given["model"],
+            length=given["window"] or TrainOptions().length,
+            stride=given["stride"],
+            units=None if units is None else tuple(int(size) for size in units.split(",")),
+            epochs=given["epochs"],
+            label=given["label"],
+            fine_tune=given["fine_tune"],
+            head=given["head"],
+        )
+        check_options(options)
+
+
+def test_every_model_and_wrapper_is_described_with_what_it_defaults_to() -> None:
+    for name, kind in FAMILY.items():
+        [row] = re.findall(rf"^\| `{name}`.*$", MODELS, re.MULTILINE)
+        assert f"| {','.join(map(str, kind.units))} |" in row
+        assert f"| {'standardised' if kind.scaling == 'standard' else '0..1'} | {kind.shortest} |" in row
+        assert any(f"--model {name}" in line for line in COMMANDS) or name == "lstm"
+    for name in WRAPPERS:
+        assert re.search(rf"^\| `{name}` \|", MODELS, re.MULTILINE)
 
 
 def test_there_are_samples() -> None:

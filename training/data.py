@@ -33,6 +33,7 @@ class Data:
     labels: NDArray[np.int8]  # (n) that of the last event: 0 (normal), 1 (anomalous) or `UNKNOWN`
     taught: NDArray[np.int8]  # (n) the part to learn labels in: of all windows that have one, else `Part.NONE`
     touched: int = 0  # windows with an anomalous event
+    still: tuple[int, ...] = ()  # (F) longest run of equal values, in events: see `longest_runs`
 
     def values(self, chosen: Bool) -> Iterator[tuple[NDArray[np.intp], Float32]]:
         """The chosen (n) windows piece by piece: their places in the order, and (m, W, F) in raw units."""
@@ -162,7 +163,29 @@ def read(
         for part in USED:
             if not (parts == part).any():
                 raise DataError(f"no normal window is left for {part.name.lower()}; give more data of normal operation")
-    return Data(rules, logs, count, sensors, times, parts, last, taught, int(odd.sum()))
+    return Data(rules, logs, count, sensors, times, parts, last, taught, int(odd.sum()), longest_runs(logs, known))
+
+
+def longest_runs(logs: Sequence[Sequence[Events]], labels: Sequence[NDArray[np.int8]]) -> tuple[int, ...]:
+    """For how many events in a row each feature (F) had one and the same value, at most, in any one sensor.
+
+    ``labels`` (m) are those of each log's events. A missing value ends a run, as does an event that is labelled
+    anomalous: a sensor that is stuck there must not teach that this is normal.
+    """
+    longest: list[int] = []
+    for log, marks in zip(logs, labels, strict=True):
+        _, which = np.unique(list(chain.from_iterable(piece.sensors for piece in log)), return_inverse=True)
+        order = np.argsort(which, kind="stable")  # by sensor, then offset
+        odd = marks[order] == 1
+        ends = (np.diff(which[order]) != 0) | (np.diff(odd) != 0)  # whatever the values
+        width = log[0].values.shape[1]
+        longest = longest or [0] * width
+        for feature in range(width):  # one at a time: all would be the events once more
+            column = np.concatenate([piece.values[:, feature] for piece in log])[order]
+            starts = np.flatnonzero(np.append(True, ends | (column[1:] != column[:-1])))
+            runs = np.diff(np.append(starts, len(column)))[~np.isnan(column[starts]) & ~odd[starts]]
+            longest[feature] = max(longest[feature], int(runs.max(initial=0)))
+    return tuple(longest)
 
 
 def periods(sensors: Sequence[str], timestamps: Int64, length: int, stride: int) -> Mapping[str, float]:

@@ -33,6 +33,7 @@ from training.baselines import History, Judged, available, judge
 from training.labels import Labels, Per, Stream, read_labelled, read_streams
 from training.metrics import average_precision, events, rows, spans_of, vus_pr
 
+LEAST = 0.01  # false alarms a sensor and day that baselines are held to, at least
 LARGEST_BUFFER = 256  # rows; the time that VUS-PR takes grows with it
 NOT_TRAINED = "the baselines are left out: give --train DATA, normal operation for them to learn from"
 
@@ -284,10 +285,9 @@ def _days(stream: Stream) -> float:
 
 def _budget(bundle: Bundle) -> float:
     """False alarms per sensor and day that were asked for, or are expected where thresholds were set otherwise."""
-    asked = (
-        bundle.thresholds.parameter if bundle.thresholds.method == "evt" else bundle.manifest.expected_alerts_per_day
-    )
-    return asked if asked > 0 else 0.1
+    parts = (bundle.thresholds, *bundle.thresholds.partners.values())
+    asked = sum(part.parameter for part in parts)
+    return asked if bundle.thresholds.method == "evt" else max(bundle.manifest.expected_alerts_per_day, LEAST)
 
 
 def _notes(found: Labels) -> list[str]:

@@ -73,8 +73,9 @@ def level(data: Data, found: Contrasts) -> Partner | None:
         memory.append(np.where(variance > FLOOR**2, means.var(axis=0) / np.maximum(variance, FLOOR**2), np.nan))
     if not wander:
         return None
-    with np.errstate(invalid="ignore"):
-        counts = np.nan_to_num(np.nanmedian(np.array(memory), axis=0), nan=1.0) <= MEMORY  # (F)
+    each = np.array(memory)  # (sensors, F)
+    each[:, np.isnan(each).all(axis=0)] = 1.0  # what never moves has no level to wander from
+    counts = np.nanmedian(each, axis=0) <= MEMORY  # (F)
     if not counts.any():
         return None
     common = np.median(np.array(list(wander.values())), axis=0)

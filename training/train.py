@@ -56,6 +56,7 @@ from training.fit import History, fit
 from training.options import TrainOptions as TrainOptions  # it is part of what is called here
 from training.options import check_options
 from training.partners import SHORTEST, change, contrasts, level, own_deviations, partner_errors
+from training.portrait import Portrait, portray
 from training.progress import Progress, silent
 from training.report import Picture, Summary, write_report
 from training.split import Part, overlap
@@ -63,6 +64,7 @@ from training.split import Part, overlap
 BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
 # Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
 SHARES = {"model": 0.1, "change": 0.8, "level": 0.1}
+PORTRAYED = 2_000  # windows whose codes are drawn
 LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
 
 
@@ -134,8 +136,12 @@ def train(
         output, state = "probability", "fine_tuned"
     found = calibrate(model, scaler, data, options, progress, output)
     manifest = _manifest(out, data, options, history, found, units or {}, now or datetime.now(UTC), output, state)
+    portrait = _portrait(model, scaler, data, found, options)
     summary = replace(
         _summary(manifest, data, history, found, len(values), len(validation), options),
+        parameters=portrait.parameters,
+        layers=portrait.layers,
+        code=portrait.about(),
         notes=_notes(data, values, found, options, taught),
         seconds=time.monotonic() - started,
     )
@@ -145,7 +151,7 @@ def train(
         bare.set_weights(model.get_weights())
         bare.save(work / "model.keras")
         pictures = _pictures(data, found)
-        write_report(work / "report", summary, history, found.errors[~np.isnan(found.errors)], pictures)
+        write_report(work / "report", summary, history, found.errors[~np.isnan(found.errors)], pictures, portrait)
         written = write_bundle(
             out,
             manifest,
@@ -331,6 +337,7 @@ def _manifest(
         span=(rfc3339(int(data.timestamps[:, 0].min())), rfc3339(int(data.timestamps[:, 1].max()))),
         sensors=tuple(sorted(set(data.sensors))),
         intervals=_intervals(data),
+        still=data.still,
         units=dict(units),
         libraries=installed,
         metrics={
@@ -446,3 +453,25 @@ def _pictures(data: Data, found: Calibration) -> dict[str, Picture]:
             int(told.worst_step[0]),
         )
     return pictures
+
+
+def _portrait(model: Any, scaler: Scaler, data: Data, found: Calibration, options: TrainOptions) -> Portrait:
+    """The model with some windows' codes: labelled ones, anomalies first, else those of the calibration."""
+    labelled = (data.labels == 1).any()
+    known = data.labels >= 0 if labelled else ~np.isnan(found.errors)
+    places = np.random.default_rng(options.seed).permutation(np.flatnonzero(known))
+    if labelled:  # what is rare comes first, up to one half
+        odd = places[data.labels[places] == 1]
+        usual = places[data.labels[places] == 0]
+        odd = odd[: max(PORTRAYED // 2, PORTRAYED - len(usual))]
+        places = np.concatenate([odd, usual[: PORTRAYED - len(odd)]])
+    places = np.sort(places[:PORTRAYED])
+    chosen = np.zeros(len(data.parts), bool)
+    chosen[places] = True
+    values = np.concatenate([part for _, part in data.values(chosen)])  # (m, W, F) raw
+    sensors = [data.sensors[at] for at in places.tolist()]
+    if labelled:
+        shades = data.labels[places].astype(np.float64)
+    else:
+        shades = found.judge.errors(sensors, values).score.astype(np.float64)
+    return portray(model, scale_values(scaler, values, sensors), shades, "label" if labelled else "score", options.seed)

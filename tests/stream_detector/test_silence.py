@@ -9,7 +9,7 @@ from stream_detector.configured import heartbeats_of
 from stream_detector.events import Alert, Model
 from stream_detector.pipeline import Pipeline
 from stream_detector.settings import Settings
-from stream_detector.silence import EVERY, Heartbeats
+from stream_detector.silence import EVERY, Heartbeats, begin
 from tests.simulated import PARTITION, RULES, SETTINGS, Broker, Record, SimulatedOutlet, SumScorer
 from tests.world import LOG, Crash, Topic
 
@@ -97,6 +97,17 @@ def test_silence_never_resolves_an_anomaly_and_ends_without_touching_it() -> Non
     records = [(r.kind, r.status) for r in hall.broker.published if isinstance(r, Alert)]
     assert records == [("anomaly", "firing"), ("silence", "firing"), ("silence", "resolved")]
     assert "a" in hall.pipeline.owned[PARTITION].incidents
+
+
+def test_a_silence_is_not_called_like_the_window_and_the_alert_of_the_event_before_it() -> None:
+    hall = Hall([("a", at, 9.0) for at in range(5)])  # windows end with events 2 and 4: the second one's alert fires
+    hall.wait(2 * LIMIT)
+    [(_, _, name)] = hall.silences
+    others = [record for record in hall.broker.published if getattr(record, "kind", "") != "silence"]
+    assert {4} <= {record.source.last_offset for record in others}
+    assert name not in {record.id for record in others}
+    again = begin(PARTITION, "a", hall.pipeline.owned[PARTITION].table)
+    assert again.id == name  # stable: another owner tells it with the same id
 
 
 def test_after_a_restart_it_is_told_again_with_the_same_id_and_still_ends() -> None:

@@ -245,7 +245,7 @@ def test_what_does_not_deviate_as_wanted_is_published_but_opens_no_alert() -> No
     judged = judge(PARTITION, some, told, {}, criteria, expect)  # the model expects a hundred more
     assert (judged.changes, judged.states, judged.touched) == ([], ["normal"] * 6, {})
     less = judge(PARTITION, some, told, {}, criteria, lambda windows, errors: windows.values - 100)
-    assert [(at, one.change) for at, one, _ in less.changes] == [(2, "fired")]
+    assert [(at, one.change) for at, one, _ in less.changes] == [(0, "fired")]
 
 
 # -- which scores are published --------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from stream_detector.adapters.keras import CompiledModel
 from stream_detector.bundle import ErrorStatistics, Scaler
 from stream_detector.events import Float32
-from training.autoencoders.seq2seq import LOSSES, build, decoder_cells, encoder, generate, trainer
+from training.autoencoders.codes import encoder
+from training.autoencoders.seq2seq import LOSSES, build, decoder_cells, generate, trainer
 from training.fit import fit
 
 

@@ -13,7 +13,8 @@ import pytest
 from keras import layers
 
 from training.autoencoders import dense, lstm
-from training.autoencoders.wrappers import Wrapping, code_of, contraction, corrupt, divergence, squashing, wrap
+from training.autoencoders.codes import code_of
+from training.autoencoders.wrappers import Wrapping, contraction, corrupt, divergence, squashing, wrap
 from training.fit import fit
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

@@ -21,7 +21,7 @@ from keras import initializers, layers
 from stream_detector.bundle import State
 from stream_detector.errors import DataError
 from stream_detector.events import Float32
-from training.autoencoders.wrappers import code_of
+from training.autoencoders.codes import code_of
 from training.fit import History, fit
 from training.progress import Progress, silent
 

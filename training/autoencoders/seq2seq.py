@@ -24,6 +24,7 @@ import numpy as np
 from keras import initializers, layers
 
 from stream_detector.events import Float32
+from training.autoencoders.codes import decoder
 
 Values = Literal["real", "unit"]  # of features: standardised, or within [0, 1] and one-hot
 
@@ -114,13 +115,7 @@ def decoder_cells(model: Any) -> list[Any]:
     return sorted(cells, key=lambda cell: int(cell.name.rsplit("_", 1)[1]))
 
 
-def encoder(model: Any) -> Any:
-    """The same layers from windows (n, W, F) to their codes (n, D): the embedding."""
-    return keras.Model(model.input, model.get_layer("code").output, name="encoder")
-
-
 def generate(model: Any, codes: Float32) -> Float32:
     """Windows (n, W, F) decoded freely from codes (n, D), in scaled units."""
-    decoder = keras.Model(model.get_layer("code").output, model.output, name="decoder")
-    windows: Float32 = np.asarray(decoder.predict(codes, verbose=0), np.float32)
+    windows: Float32 = np.asarray(decoder(model).predict(codes, verbose=0), np.float32)
     return windows

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
-from keras import layers, ops
+from keras import ops
+
+from training.autoencoders.codes import code_of
 
 Tensor: TypeAlias = Any  # of whichever backend runs
 Function: TypeAlias = Callable[[Tensor], Tensor]
@@ -113,19 +115,6 @@ def wrap(model: Any, wrapping: Wrapping, seed: int = 0) -> Wrapped:
     Raises `ValueError` if no layer of it is named "code".
     """
     return Wrapped(model, wrapping, seed)
-
-
-def code_of(model: Any) -> tuple[Tensor, str]:
-    """The tensor that the layer "code" makes, and the name of the activation that it went through ("" if unknown).
-
-    A code that is repeated for the decoder's steps counts once. Raises `ValueError` if there is no such layer.
-    """
-    layer = model.get_layer("code")
-    code = layer.output
-    if isinstance(layer, layers.RepeatVector):
-        code = layer.input
-        layer = next(made for made in model.layers if made.output is code)
-    return code, getattr(getattr(layer, "activation", None), "__name__", "")
 
 
 def squashing(activation: str) -> Function:

@@ -1,0 +1,113 @@
+"""What is learnt of normal contrasts: whole trainings on generated series, judged by the bundle's own scorer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stream_detector.adapters.keras import KerasScorer
+from stream_detector.bundle import Bundle, load_bundle
+from stream_detector.events import Errors, Events, Float32
+from stream_detector.sensors import Rules
+from stream_detector.windows import windows_of
+from training.options import TrainOptions
+from training.train import BUDGET, SHARES, train
+
+LENGTH = 8
+OPTIONS = TrainOptions(length=LENGTH, stride=1, units=(4,), epochs=1, seed=1)
+FEATURES = ("noise", "drift")
+MINUTE = 60_000
+
+
+def series(count: int, seed: int, sensor: str = "a", scale: float = 1.0, first: int = 0) -> Events:
+    """White noise, and a walk that wanders without an end."""
+    rng = np.random.default_rng(seed)
+    values = np.stack([rng.normal(0, 1, count), np.cumsum(rng.normal(0, 0.2, count))], axis=1)
+    times = 1_700_000_000_000 + np.arange(count) * MINUTE
+    return Events(
+        [sensor] * count, times, (scale * (values + 10)).astype(np.float32), first + np.arange(count),
+        np.full(count, -1),
+    )  # fmt: skip
+
+
+def judged(bundle: Bundle, values: Float32, sensor: str = "a") -> Errors:
+    rules = Rules(FEATURES, LENGTH, 1, (0.0, 0.0))
+    count = len(values)
+    times = 1_800_000_000_000 + np.arange(count) * MINUTE
+    (windows,) = windows_of([Events([sensor] * count, times, values, np.arange(count), np.full(count, -1))], rules)
+    scorer = KerasScorer(bundle)
+    scorer.load()
+    return scorer.score(windows.sensors, windows.values)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two sensors of very different size."""
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    train([series(6_000, 0), series(6_000, 1, "b", 1_000.0)], FEATURES, OPTIONS, out)
+    return load_bundle(out)
+
+
+def test_level_looks_at_what_has_a_level(bundle: Bundle) -> None:
+    _, level = bundle.errors.partners
+    assert level.name == "level"
+    assert level.counts == (True, False)
+
+
+def test_a_shift_of_the_level_alerts_for_as_long_as_it_lasts(bundle: Bundle) -> None:
+    values = series(600, 7).values.copy()
+    values[200:400, 0] += 3
+    found = judged(bundle, values)
+    during, calm = found.score[210 - LENGTH : 400 - LENGTH], np.delete(found.score, np.s_[200 - LENGTH : 400])
+    assert (during >= 1).mean() > 0.95
+    assert (calm >= 1).mean() < 0.02
+    assert [found.names[at] for at in np.flatnonzero(found.score >= 1)].count("level") > 150
+
+
+def test_drift_far_beyond_what_was_seen_does_not_alert(bundle: Bundle) -> None:
+    values = series(2_000, 8).values.copy()
+    values[:, 1] += np.linspace(0, 200, 2_000, dtype=np.float32)
+    found = judged(bundle, values)
+    assert (found.score >= 1).mean() < 0.02
+
+
+def test_a_spike_and_a_jump_of_what_drifts_do(bundle: Bundle) -> None:
+    values = series(400, 9).values.copy()
+    values[200, 0] += 12
+    values[300:, 1] += 10
+    found = judged(bundle, values)
+    rows = np.flatnonzero(found.score >= 1) + LENGTH - 1
+    assert {200, 300} <= set(rows.tolist())
+
+
+def test_sensors_of_any_size_are_judged_alike(bundle: Bundle) -> None:
+    values = series(400, 10).values.copy()
+    values[200, 0] += 12
+    one, other = judged(bundle, values), judged(bundle, 1_000 * values, "b")
+    at = 200 - LENGTH + 1
+    assert one.score[at] > 1
+    assert other.score[at] == pytest.approx(one.score[at], rel=0.5)
+
+
+def test_a_budget_that_is_asked_for_is_divided_among_the_parts(bundle: Bundle, tmp_path: Path) -> None:
+    train([series(3_000, 0)], FEATURES, replace(OPTIONS, budget=0.2), tmp_path / "asked")
+    asked = load_bundle(tmp_path / "asked").thresholds
+    given = {"model": asked.parameter} | {name: one.parameter for name, one in asked.partners.items()}
+    assert given == pytest.approx({name: 0.2 * share for name, share in SHARES.items()})
+
+
+def test_a_budget_that_nobody_asked_for_is_not_extrapolated(bundle: Bundle) -> None:
+    """The model was calibrated on a tenth of 8.3 days: less than one alert of its share of the budget."""
+    thresholds = bundle.thresholds
+    assert thresholds.parameter == pytest.approx(1 / 0.83, rel=0.1)
+    assert thresholds.partners["change"].parameter == pytest.approx(max(BUDGET * SHARES["change"], 1 / 8.3), rel=0.05)
+
+
+def test_without_partners_the_model_has_the_whole_budget(tmp_path: Path) -> None:
+    train([series(2_000, 0)], FEATURES, replace(OPTIONS, partners=False, budget=0.2), tmp_path / "alone")
+    alone = load_bundle(tmp_path / "alone")
+    assert (alone.errors.partners, alone.thresholds.partners) == ((), {})
+    assert alone.thresholds.parameter == 0.2
