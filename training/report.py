@@ -172,8 +172,8 @@ def _codes(portrait: Portrait) -> Figure:
         most = float(np.quantile(portrait.shades, BEST)) if len(order) else 1.0
         drawn = axes.scatter(x[order], y[order], s=12, c=portrait.shades[order], cmap="viridis", vmin=0, vmax=most)
         figure.colorbar(drawn, ax=axes, label="score", extend="max")
-    for name, share, told in zip("xy", portrait.shares, (axes.set_xlabel, axes.set_ylabel), strict=True):
-        told(f"{'first' if name == 'x' else 'second'} main axis, {share:.0%} of the variance")
+    first, second = (f"{share:.0%} of the variance" for share in portrait.shares)
+    axes.set(xlabel=f"first main axis, {first}", ylabel=f"second main axis, {second}")
     axes.set_title(f"Codes of {len(x)} windows: {portrait.width} values each, on two axes", fontsize="medium")
     return figure
 
@@ -221,12 +221,12 @@ def _arrow(axes: Axes, start: float, end: float) -> None:
     """Down to the next layer, on the left past others, and back up, dashed, into one that is used again."""
     step = start - end
     if step == 1:
-        style = {"xy": (0, end + 0.28), "xytext": (0, start - 0.28), "arrowprops": {"arrowstyle": "->", "color": "0.4"}}
-    else:
-        curve = {"arrowstyle": "->", "color": "0.5", "connectionstyle": f"arc3,rad={0.35 if step > 0 else -0.35}"}
-        curve |= {} if step > 0 else {"linestyle": "--"}
-        style = {"xy": (-0.5, end), "xytext": (-0.5, start), "arrowprops": curve}
-    axes.annotate("", **style)
+        style = {"arrowstyle": "->", "color": "0.4"}
+        axes.annotate("", xy=(0, end + 0.28), xytext=(0, start - 0.28), arrowprops=style)
+        return
+    style = {"arrowstyle": "->", "color": "0.5", "connectionstyle": f"arc3,rad={0.35 if step > 0 else -0.35}"}
+    style |= {} if step > 0 else {"linestyle": "--"}
+    axes.annotate("", xy=(-0.5, end), xytext=(-0.5, start), arrowprops=style)
 
 
 def _save(figure: Figure, file: Path) -> None:

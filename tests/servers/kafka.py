@@ -158,7 +158,8 @@ class KafkaBroker:
         except (OSError, KafkaError):
             return False
         try:
-            return bool(admin.describe_cluster()["brokers"])
+            # It is listed while it is still fenced, and then leads no partition and takes none.
+            return any(not broker.get("is_fenced") for broker in admin.describe_cluster()["brokers"])
         except KafkaError:
             return False
         finally:

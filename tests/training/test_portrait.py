@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from stream_detector.events import Float32
 from training.autoencoders import FAMILY, architecture
@@ -59,7 +62,7 @@ def test_below_a_head_the_code_is_what_it_was_and_nothing_is_generated(name: str
     model = made(name)
     judge = classifier(model, head, FAMILY[name].top)  # type: ignore[arg-type] # one of the two
     codes = [encoder(one).predict(windows(), verbose=0) for one in (model, judge)]
-    np.testing.assert_allclose(*codes, atol=1e-6)
+    np.testing.assert_allclose(codes[0], codes[1], atol=1e-6)
     assert "the probability of an anomaly" in portray(judge, windows(), np.zeros(40), "label").reason
 
 
@@ -108,7 +111,7 @@ def test_layers_tell_where_they_take_from_also_those_that_are_used_again() -> No
 
 def test_the_report_shows_and_counts_the_model(tmp_path: Path) -> None:
     model = made("seq2seq")
-    portrait = portray(model, windows(), np.arange(40) % 2.0, "label")
+    portrait = portray(model, windows(), np.arange(40.0) % 2, "label")
     told = replace(SUMMARY, parameters=portrait.parameters, layers=portrait.layers, code=portrait.about())
     write_report(tmp_path, told, History([1.0], [1.0]), np.ones(9), {}, portrait)
     assert {"codes.png", "model.png", "generated.png"} <= {file.name for file in tmp_path.iterdir()}
@@ -131,10 +134,13 @@ def test_models_that_generate_nothing_have_no_such_picture(tmp_path: Path) -> No
 
 def test_where_nothing_is_expected_no_line_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    from matplotlib.axes import Axes
-
     plain = Axes.plot
-    monkeypatch.setattr(Axes, "plot", lambda *a, **k: (drawn.append(str(k.get("label"))), plain(*a, **k))[1])
+
+    def noted(axes: Axes, *arguments: Any, **options: Any) -> list[Line2D]:
+        drawn.append(str(options.get("label")))
+        return plain(axes, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", noted)
     values = windows(1)[0]
     some = Picture("window", values, np.full_like(values, np.nan), np.array([0.5, 0.5], np.float32), 2)
     for picture, labels in ((some, {"measured"}), (replace(some, expected=values), {"measured", "expected"})):

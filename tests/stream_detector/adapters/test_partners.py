@@ -23,7 +23,7 @@ SCALER = Scaler((0.0,) * SIZE, (1.0,) * SIZE, {"big": Scaler((100.0,) * SIZE, (1
 
 def running(values: Float32, step: int) -> Float32:
     """The mean before a step, as it is usually written."""
-    mean = values[0]
+    mean: Float32 = values[0]
     for value in values[1:step]:
         mean = (1 - ALPHA) * mean + ALPHA * value
     return mean
