@@ -10,7 +10,7 @@ KAFKA := .servers/kafka
 LOCK_FLAGS ?=
 # Tests side by side; each process starts its own broker, so more want more memory.
 WORKERS ?= 2
-# Arguments of `make throughput`, `make fuzz`, `make soak` and `make chaos`.
+# Arguments of `make quality`, `make throughput`, `make fuzz`, `make soak` and `make chaos`.
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
 INSTALL = $(BIN)/uv pip install -q --python $(VENV)
@@ -21,7 +21,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo check test chaos lint servers real throughput fuzz soak lock format clean
+.PHONY: help setup setup-dev demo check test chaos lint servers real throughput fuzz soak quality models lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,7 +50,15 @@ lint: setup-dev
 
 servers: $(KAFKA)/.stamp  ## the Kafka broker that tests and benchmarks start
 
-real: setup-dev servers  ## detection quality on real data sets: make real DATA=folder
+quality: setup-dev  ## detection quality on labelled real streams, beside baselines: make quality DATA=folder
+	@test -n "$(DATA)" || { echo 'say where the data sets are: make quality DATA=folder' >&2; exit 2; }
+	$(BIN)/python -m benchmarks.quality --data "$(DATA)" $(ARGS)
+
+models: setup-dev  ## quality and cost of every model on the same streams: make models DATA=folder
+	@test -n "$(DATA)" || { echo 'say where the data sets are: make models DATA=folder' >&2; exit 2; }
+	$(BIN)/python -m benchmarks.models --data "$(DATA)" $(ARGS)
+
+real: setup-dev servers  ## one of those sets through a real broker and Redis: make real DATA=folder
 	@test -n "$(DATA)" || { echo 'say where the data sets are: make real DATA=folder' >&2; exit 2; }
 	$(BIN)/python -m benchmarks.real --data "$(DATA)"
 

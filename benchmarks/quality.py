@@ -35,8 +35,9 @@ from stream_detector.events import Bool, Events
 from stream_detector.settings import Settings
 from stream_detector.timestamps import parse, rfc3339
 from training.baselines import History, Judged, available, judge
-from training.metrics import changepoints, events, nab, rows, spans_of, vus_pr
+from training.metrics import changepoints, events, hit_rate, nab, rows, spans_of, vus_pr
 from training.options import TrainOptions
+from training.report import Summary
 from training.train import BUDGET, train
 
 BUDGETS = (0.1, 1.0, 10.0)  # alerts per sensor and day, to see whether the promise holds
@@ -74,6 +75,7 @@ class Figures(NamedTuple):
     low_fp: float
     vus_pr: float
     mar: float = math.nan  # percent of anomalous rows without alert; skab alone
+    hits: float = math.nan  # share of the columns to blame for a segment that its alert names first; asd and smd
 
 
 class _Scored(msgspec.Struct):
@@ -81,6 +83,7 @@ class _Scored(msgspec.Struct):
     window_end: str
     score: float
     state: str
+    contributions: dict[str, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +150,7 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
     return found
 
 
-def learn(streams: Sequence[Stream], options: TrainOptions, out: Path) -> None:
+def learn(streams: Sequence[Stream], options: TrainOptions, out: Path) -> Summary:
     """A bundle from the training rows of all streams; each is a sensor."""
     parts = []
     for stream in streams:
@@ -161,7 +164,7 @@ def learn(streams: Sequence[Stream], options: TrainOptions, out: Path) -> None:
                 np.full(count, -1),
             )
         )
-    train(parts, streams[0].columns, options, out)
+    return train(parts, streams[0].columns, options, out)
 
 
 def stream_through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Path) -> dict[str, Judged]:
@@ -178,13 +181,22 @@ def stream_through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Pa
     (work / "replay").mkdir(exist_ok=True)
     replay(files, load_bundle(bundle), Settings.model_validate(dict(plan.settings)), work / "replay")
     places = {stream.name: {stamp: row for row, stamp in enumerate(stream.test_times.tolist())} for stream in streams}
-    judged = {stream.name: Judged(np.zeros(len(stream.test)), np.zeros(len(stream.test), bool)) for stream in streams}
+    judged = {
+        stream.name: Judged(
+            np.zeros(len(stream.test)),
+            np.zeros(len(stream.test), bool),
+            np.zeros((len(stream.test), stream.test.shape[1])),
+        )
+        for stream in streams
+    }
     decoder = msgspec.json.Decoder(_Scored)
     with (work / "replay" / "scores.jsonl").open("rb") as lines:
         for line in lines:
             record = decoder.decode(line)
             row, one = places[record.sensor_id][parse(record.window_end, UTC)], judged[record.sensor_id]
             one.score[row], one.firing[row] = record.score, record.state == "firing"
+            if one.contributions is not None:
+                one.contributions[row] = list(record.contributions.values())  # in the order of the features
     return judged
 
 
@@ -205,12 +217,33 @@ def figures(name: str, streams: Sequence[Stream], judged: Mapping[str, Judged]) 
         changes = [_known(stream.changes) for stream in streams]
         profiles = changepoints(firing, [stream.test_times for stream in streams], changes)
         standard, low_fp = profiles.standard, profiles.low_fp
-    area = vus_pr(scores, truth, BUFFER)
+    area, hits = vus_pr(scores, truth, BUFFER), explained(streams, judged)
     if name == "skab":
         return Figures(by_row.f1, by_row.precision, by_row.recall, by_row.far, false, by_event.delay, standard, low_fp,
-                       area, by_row.mar)  # fmt: skip
+                       area, by_row.mar, hits)  # fmt: skip
     return Figures(by_event.f1, by_event.precision, by_event.recall, by_event.far, false, by_event.delay, standard,
-                   low_fp, area)  # fmt: skip
+                   low_fp, area, hits=hits)  # fmt: skip
+
+
+def explained(streams: Sequence[Stream], judged: Mapping[str, Judged]) -> float:
+    """How often an alert names the columns that the set's authors blame, see `training.metrics.hit_rate`.
+
+    Of each labelled segment with an alert, the row with the highest score under alert counts.
+    """
+    named, blamed = list[list[str]](), list[tuple[str, ...]]()
+    for stream in streams:
+        one = judged[stream.name]
+        if one.contributions is None:
+            continue
+        for cause in stream.causes:
+            rows_of = np.arange(cause.span[0], cause.span[1] + 1)
+            under = rows_of[one.firing[rows_of]]
+            if not len(under):
+                continue
+            order = np.argsort(-one.contributions[under[one.score[under].argmax()]], kind="stable")
+            named.append([stream.columns[at] for at in order.tolist()])
+            blamed.append(cause.columns)
+    return hit_rate(named, blamed)
 
 
 def cut_out(name: str, streams: Sequence[Stream], plan: Plan, work: Path) -> Figures:
@@ -280,7 +313,7 @@ def baselines(name: str, streams: Sequence[Stream], scored: Sequence[Stream], pl
     return found
 
 
-HEADS = ("F1", "precision", "recall", "FAR %", "false/day", "delay", "NAB", "NAB low FP", "VUS-PR", "MAR %")
+HEADS = ("F1", "precision", "recall", "FAR %", "false/day", "delay", "NAB", "NAB low FP", "VUS-PR", "MAR %", "hits")
 
 
 def cells(name: str, each: Sequence[Figures]) -> list[str]:

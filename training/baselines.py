@@ -66,6 +66,7 @@ class Judged(NamedTuple):
 
     score: Float64  # (m) error / threshold; 1 and above is anomalous
     firing: Bool  # (m) whether an alert is open
+    contributions: Float64 | None = None  # (m, F) each feature's share in the score, of detectors that tell
 
 
 def pca_residual(train: Float64) -> Score:

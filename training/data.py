@@ -154,7 +154,7 @@ def read(
     taught = parts.copy()
     shared = np.ones(len(sensors), bool) if teach else ~odd  # among which time is divided
     names = [sensor for sensor, mine in zip(sensors, shared.tolist(), strict=True) if mine]
-    if not len(names):
+    if sensors and not names:
         raise DataError("no window is without an anomalous event; give data of normal operation too")
     parts[shared] = split(names, times[shared, 1], rules.length, rules.stride, seed)
     if teach:

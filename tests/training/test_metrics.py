@@ -14,6 +14,7 @@ from training.metrics import (
     average_precision,
     changepoints,
     events,
+    hit_rate,
     nab,
     probation,
     rows,
@@ -305,3 +306,11 @@ def test_vus_pr_bounds(pair: tuple[list[int], list[bool]], buffer: int) -> None:
     assert vus_pr([np.ones(len(truth))], [truth], 0) == pytest.approx(float(truth.mean()))
     shifted: Float64 = 3 * score + 1
     assert vus_pr([shifted], [truth], buffer) == pytest.approx(vus_pr([score], [truth], buffer))
+
+
+def test_explanations_are_held_against_as_many_names_as_there_are_to_blame() -> None:
+    named = [["a", "b", "c", "d"], ["d", "c", "b", "a"], ["a", "b", "c", "d"]]
+    assert hit_rate(named, [("a",), ("a", "c"), ("c", "d")]) == pytest.approx((1 + 0.5 + 0) / 3)
+    assert hit_rate(named[:1], [("d", "c", "b", "a")]) == 1  # all of them, in whatever order
+    assert math.isnan(hit_rate([], []))
+    assert math.isnan(hit_rate(named[:1], [()]))
