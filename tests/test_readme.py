@@ -13,8 +13,10 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC
 from pathlib import Path
 
+from stream_detector.timestamps import parse
 from tests.servers import KafkaBroker
 from tests.servers.process import free_port
 from tests.service import committed_records, wait_for
@@ -32,9 +34,23 @@ def answers(url: str) -> bool:
         return False
 
 
+def labelled(plant: Plant) -> str:
+    """Its stream with a column `anomaly`."""
+    header, *lines = plant.stream.read_text().splitlines()
+    sensor, time = (header.split(",").index(name) for name in ("sensor_id", "timestamp"))
+
+    def anomalous(line: str) -> bool:
+        cells = line.split(",")
+        at = parse(cells[time], UTC)
+        return any(fault.sensor == cells[sensor] and fault.start <= at <= fault.end for fault in plant.faults)
+
+    return "\n".join([f"{header},anomaly", *(f"{line},{anomalous(line):d}" for line in lines)]) + "\n"
+
+
 def test_the_readme_does_what_it_says(kafka_broker: KafkaBroker, redis_url: str, plant: Plant, tmp_path: Path) -> None:
     shutil.copy(plant.train, tmp_path / "normal.csv")
     shutil.copy(plant.stream, tmp_path / "today.csv")
+    (tmp_path / "labelled.csv").write_text(labelled(plant))
     port = free_port()
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -80,7 +96,7 @@ def test_the_readme_does_what_it_says(kafka_broker: KafkaBroker, redis_url: str,
         for process in started:
             process.kill()
             process.wait()
-    assert seen == ["runs", "topics", "file: detector.toml", "runs", "starts", "python", "python"]
+    assert seen == ["runs", "runs", "topics", "file: detector.toml", "runs", "starts", "python", "python"]
     for name in ("report.html", "scores.jsonl", "alerts.jsonl", "dead-letters.jsonl"):
         assert (tmp_path / "results" / name).exists()
     assert list((tmp_path / "bundle" / "report").iterdir())
