@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from stream_detector.adapters.file import OUTPUTS, POSITION, FileOutlet, FileSource
+from stream_detector.adapters.file import EMBEDDINGS, OUTPUTS, POSITION, FileOutlet, FileSource
 from stream_detector.adapters.html import write_report
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
 from stream_detector.adapters.keras import KerasScorer
@@ -171,7 +171,7 @@ def run_service(settings: Settings, bundle: Bundle) -> int:
     observer = PrometheusObserver(model, time.time)
     decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
     source = KafkaSource(settings, decoder, took=observer.took)
-    scorer = KerasScorer(bundle, settings.device.max_batch_windows)
+    scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
     pipeline = Pipeline(
         source,
         RedisStore(settings.redis, str(settings.kafka.group_id)),
@@ -216,13 +216,13 @@ def replay(
     source = RecordedSource(
         paths, decoder, names=names, period=period, batch=settings.poll.max_records, speed=speed, recorder=recorder
     )
-    scorer = KerasScorer(bundle, settings.device.max_batch_windows)
+    scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
     try:
-        for name in (POSITION, *OUTPUTS):
+        for name in (POSITION, *OUTPUTS, EMBEDDINGS):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{out}: {error.strerror or error}; give a folder to write to") from error
-    outlet = FileOutlet(out)
+    outlet = FileOutlet(out, embeddings=settings.publish.embeddings)
     pipeline = Pipeline(
         source,
         MemoryStore(),

@@ -110,6 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     still: tuple[int, ...] = ()  # (F) longest run of equal values in training, in events; 0 or empty: not known
     output: Output = "window"  # of the model: its reconstruction, a residual of its own, or a probability of anomaly
     state: State = "pretrained"  # learnt without labels, or taught with them afterwards
+    code: str = ""  # the layer of the model whose output is a window's embedding; empty: not known
     format: int = FORMAT
     version: str = ""
     files: dict[str, str] = {}  # name → SHA-256

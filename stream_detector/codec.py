@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from stream_detector.errors import SettingsError
-from stream_detector.events import Alert, Events, Float64, Partition, Reject, Score
+from stream_detector.events import Alert, Embedding, Events, Float64, Partition, Reject, Score
 from stream_detector.settings import Columns, EventRules
 from stream_detector.timestamps import parse
 from stream_detector.timestamps import rfc3339 as rfc3339  # others take it from here
@@ -352,6 +352,11 @@ def _shown(value: object) -> str:
 def encode_score(score: Score) -> bytes:
     """One record of the scores topic, as JSON."""
     return msgspec.json.encode(score)
+
+
+def encode_embedding(embedding: Embedding) -> bytes:
+    """One record of the embeddings topic, as JSON."""
+    return msgspec.json.encode(embedding)
 
 
 def encode_alert(alert: Alert) -> bytes:

@@ -62,6 +62,11 @@ def fitted(settings: Settings, manifest: Manifest) -> Settings:
                 f"features.{name}: direction and min_deviation need a model that expects values, and this one gives a "
                 f"{manifest.output}; remove them or train another model"
             )
+    if settings.publish.embeddings and not manifest.code:
+        raise SettingsError(
+            f"publish.embeddings: bundle {manifest.name} does not say which layer of its model is the code; "
+            "train it again, or set publish.embeddings = false"
+        )
     features = dict(settings.features)
     if settings.faults.stuck == "learned":
         for name, run in zip(manifest.features, manifest.still, strict=False):

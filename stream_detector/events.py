@@ -183,6 +183,18 @@ class Score(msgspec.Struct, frozen=True):
     part: PartName = "model"  # of the score: whose error, threshold and contributions these are
 
 
+class Embedding(msgspec.Struct, frozen=True):
+    """One record of the embeddings topic: what the model's code makes of one window."""
+
+    id: str  # that of the window's score
+    sensor_id: str
+    window_start: str
+    window_end: str
+    embedding: list[float]  # (D)
+    model: Model  # embeddings of different models do not compare
+    source: Origin
+
+
 class Alert(msgspec.Struct, frozen=True):
     """One record of the alerts topic: one change of one alert's state."""
 

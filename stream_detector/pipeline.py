@@ -18,6 +18,7 @@ import numpy as np
 
 from stream_detector.alerts import Incident
 from stream_detector.criteria import criteria_of, with_longest_memory
+from stream_detector.embeddings import embedded, embedding_records
 from stream_detector.errors import Damaged, Moved
 from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice, Windows
 from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
@@ -41,7 +42,7 @@ class Flight:
     """The batch that the device works on."""
 
     works: list[Work]
-    errors: Future[tuple[Errors, float, float]]  # when the device began and ended
+    errors: Future[tuple[Errors, Float32 | None, float, float]]  # codes if asked; when the device began and ended
     launched: float
 
 
@@ -159,19 +160,21 @@ class Pipeline:
         launched = self.clock()
         return Flight(works, self.device.submit(self._score, sensors, values), launched)
 
-    def _score(self, sensors: Sequence[str], values: Float32) -> tuple[Errors, float, float]:
+    def _score(self, sensors: Sequence[str], values: Float32) -> tuple[Errors, Float32 | None, float, float]:
         began = self.clock()
-        return self.scorer.score(sensors, values), began, self.clock()
+        errors = self.scorer.score(sensors, values)
+        codes = self.scorer.embed(sensors, values) if self.settings.publish.embeddings else None
+        return errors, codes, began, self.clock()
 
     def _finish(self, leaving: Sequence[Partition] = ()) -> None:
         """Judge, publish and settle the batch in flight; partitions that are ``leaving`` are not read on."""
         flight, self.flight = self.flight, None
         if flight is None:
             return
-        errors, began, ended = flight.errors.result()
+        errors, codes, began, ended = flight.errors.result()
         self.observer.took("queue", began - flight.launched)
         self.observer.took("compute", ended - began)
-        delivery, changed, events_ended = self._judge(flight.works, errors)
+        delivery, changed, events_ended = self._judge(flight.works, errors, codes)
         started = self.clock()
         if delivery.positions:
             self.outlet.deliver(delivery)
@@ -186,7 +189,7 @@ class Pipeline:
         self.observer.took("settle", self.clock() - started)
 
     def _judge(
-        self, works: list[Work], errors: Errors
+        self, works: list[Work], errors: Errors, codes: Float32 | None
     ) -> tuple[Delivery, dict[Partition, dict[str, Incident | None]], Int64]:
         """What to publish, which alert states changed by partition, and the end times of the published windows."""
         delivery, at = Delivery([], [], [], {}), 0
@@ -194,10 +197,15 @@ class Pipeline:
         ends: list[Int64] = [np.empty(0, np.int64)]
         for work in works:
             windows, mine = work.windows, errors.cut(at, at + len(work.windows))
+            own = None if codes is None else codes[at : at + len(windows)]
             at += len(windows)
             if self.owned.get(work.partition) is not work.owned:
                 continue  # taken away, or to be loaded again: its new owner judges it
             owned = work.owned
+            if own is not None:
+                unpublished = windows.offsets[:, 1] >= owned.committed
+                named = np.flatnonzero(unpublished & np.isfinite(mine.score) & embedded(own))
+                delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, self.model))
             windows, mine, unscored = without_unscored(windows, mine)
             judged = judge(work.partition, windows, mine, owned.incidents, self.criteria, self._expect, owned.floor)
             changed[work.partition] = judged.touched

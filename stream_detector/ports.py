@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from stream_detector.events import Alert, Errors, Float32, Partition, PartName, Reject, Score, Slice, Windows
+from stream_detector.events import Alert, Embedding, Errors, Float32, Partition, PartName, Reject, Score, Slice, Windows
 
 
 class Ownership(Protocol):
@@ -161,6 +161,12 @@ class Scorer(Protocol):
     def warm(self) -> None:
         """Compile every batch shape, so that no later call pays for it."""
 
+    def embed(self, sensors: Sequence[str], values: Float32) -> Float32:
+        """The codes (n, D) of ``n`` windows, ``values`` (n, W, F) in raw units; only asked where they are published.
+
+        A window that cannot be embedded though others can has a code of NaN. Raises `Unavailable` if none can.
+        """
+
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:
         """Errors of ``n`` windows, ``values`` (n, W, F) in raw units, in one forward pass a bucket; n may be 0.
 
@@ -179,6 +185,7 @@ class Delivery:
     alerts: list[Alert]
     rejects: list[tuple[Partition, Reject]]
     positions: dict[Partition, int]  # after this delivery, reading goes on here
+    embeddings: list[Embedding] = field(default_factory=list)
 
 
 class Outlet(Protocol):

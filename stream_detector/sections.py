@@ -7,7 +7,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 DURATION = 'give a duration such as "30s", "5m", "12h" or "7d"'
 LONGEST = 36_500 * 86_400_000  # a century: what is longer is a mistake, and could overflow
@@ -71,9 +79,10 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switches(cls, given: Any) -> Any:
-        """Python takes true for 1; no setting of ours is a switch."""
-        if isinstance(given, bool):
+    def _no_switches(cls, given: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1; what is no switch must not be one."""
+        field = cls.model_fields.get(info.field_name or "")
+        if isinstance(given, bool) and (field is None or field.annotation is not bool):
             raise ValueError("give a value, not true or false")
         return given
 

@@ -80,13 +80,16 @@ class Topics(Section):
     scores: str = "sensor-scores"
     alerts: str = "sensor-alerts"
     dead_letters: str = "sensor-events-dead-letters"
+    embeddings: str = "sensor-embeddings"  # used with publish.embeddings alone
 
     @model_validator(mode="after")
     def _distinct(self) -> Topics:
-        names = Counter([self.events, self.scores, self.alerts, self.dead_letters])
+        names = Counter([self.events, self.scores, self.alerts, self.dead_letters, self.embeddings])
         name, times = names.most_common(1)[0]
         if times > 1:
-            raise ValueError(f"{name!r} is given twice; events, scores, alerts and dead_letters need a topic each")
+            raise ValueError(
+                f"{name!r} is given twice; events, scores, alerts, dead_letters and embeddings need a topic each"
+            )
         return self
 
 
@@ -160,6 +163,7 @@ class Silence(Section):
 
 class Publish(Section):
     scores: Literal["all", "anomalous", "none"] = "all"
+    embeddings: bool = False  # what the model's code makes of each window, to a topic of its own
 
 
 class Delivery(Section):

@@ -53,7 +53,7 @@ class Broker:
         if self.transaction is None or self.transaction[0] != generation:
             raise Fenced("the transaction was aborted")
         delivery = self.transaction[1]
-        self.published += [*delivery.scores, *delivery.alerts, *delivery.rejects]
+        self.published += [*delivery.scores, *delivery.alerts, *delivery.rejects, *delivery.embeddings]
         self.committed, self.transaction = delivery.positions[PARTITION], None
 
 
@@ -183,6 +183,10 @@ class SumScorer:
 
     def warm(self) -> None:
         """Nothing to compile."""
+
+    def embed(self, sensors: Sequence[str], values: Float32) -> Float32:
+        codes: Float32 = values.mean(axis=1)
+        return codes
 
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:
         count = len(values)

@@ -41,6 +41,7 @@ from stream_detector.thresholds import (
 )
 from stream_detector.timestamps import rfc3339
 from training.autoencoders import Architecture, architecture
+from training.autoencoders.codes import code_layer
 from training.autoencoders.head import classifier, fine_tune
 from training.calibrate import (
     error_statistics,
@@ -135,7 +136,8 @@ def train(
         model, history = _fine_tuned(model, scaler, kind, taught, options, learning)
         output, state = "probability", "fine_tuned"
     found = calibrate(model, scaler, data, options, progress, output)
-    manifest = _manifest(out, data, options, history, found, units or {}, now or datetime.now(UTC), output, state)
+    made = output, state, code_layer(model)
+    manifest = _manifest(out, data, options, history, found, units or {}, now or datetime.now(UTC), *made)
     portrait = _portrait(model, scaler, data, found, options)
     summary = replace(
         _summary(manifest, data, history, found, len(values), len(validation), options),
@@ -316,6 +318,7 @@ def _manifest(
     now: datetime,
     output: Output,
     state: State,
+    code: str,
 ) -> Manifest:
     errors = found.errors[~np.isnan(found.errors)]
     installed = {}
@@ -350,6 +353,7 @@ def _manifest(
         expected_alerts_per_day=found.expected,
         output=output,
         state=state,
+        code=code,
     )
 
 

@@ -17,7 +17,14 @@ import numpy as np
 from stream_detector.adapters.formats import File, count, decoded, name_sensors
 from stream_detector.adapters.formats import discover_features as discover_features  # found where files are
 from stream_detector.alerts import unresolved
-from stream_detector.codec import Decoder, dead_letter_headers, decode_alert, encode_alert, encode_score
+from stream_detector.codec import (
+    Decoder,
+    dead_letter_headers,
+    decode_alert,
+    encode_alert,
+    encode_embedding,
+    encode_score,
+)
 from stream_detector.errors import DataError, Unavailable
 from stream_detector.events import Alert, Events, Float32, Partition, Reject, Slice
 from stream_detector.ports import Delivery, Lookback, Ownership
@@ -26,6 +33,7 @@ FILES = Partition("files", 0)
 """All files of a replay are one partition; an offset is the number of a row in the merged order."""
 
 ALERTS = "alerts.jsonl"
+EMBEDDINGS = "embeddings.jsonl"  # only if asked for
 OUTPUTS = ("scores.jsonl", ALERTS, "dead-letters.jsonl")
 POSITION = "position.json"
 
@@ -221,16 +229,17 @@ class FileSource:
 class FileOutlet:
     """Results as JSON Lines in a folder, one process at a time.
 
-    A delivery is complete once ``position.json`` is replaced: it holds the positions and how long the three
+    A delivery is complete once ``position.json`` is replaced: it holds the positions and how long the
     files were. What a crash left behind that length is cut off by :meth:`open`. ``durable=False`` leaves it
     to the system when to write to the disk, which is quicker and survives the process but not the machine.
     """
 
-    def __init__(self, directory: str | Path, *, durable: bool = True) -> None:
+    def __init__(self, directory: str | Path, *, durable: bool = True, embeddings: bool = False) -> None:
         self.directory = Path(directory)
+        self.outputs = (*OUTPUTS, EMBEDDINGS) if embeddings else OUTPUTS
         self.durable = durable
         self._files: list[BinaryIO] = []
-        self._lengths = [0] * len(OUTPUTS)
+        self._lengths = [0] * len(self.outputs)
         self._positions: dict[Partition, int] = {}
 
     def open(self) -> None:
@@ -239,7 +248,7 @@ class FileOutlet:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lengths, self._positions = self._recorded()
-            for name, length in zip(OUTPUTS, self._lengths, strict=True):
+            for name, length in zip(self.outputs, self._lengths, strict=True):
                 stream = (self.directory / name).open("ab")
                 self._files.append(stream)
                 if stream.tell() < length:
@@ -282,7 +291,8 @@ class FileOutlet:
             [encode_score(score) for score in delivery.scores],
             [encode_alert(alert) for alert in delivery.alerts],
             [_dead_letter(partition, reject) for partition, reject in delivery.rejects],
-        )
+            [encode_embedding(embedding) for embedding in delivery.embeddings],
+        )[: len(self.outputs)]
         try:
             for stream, lines in zip(self._files, batches, strict=True):
                 if lines:
@@ -296,7 +306,7 @@ class FileOutlet:
     def _record(self, lengths: list[int], positions: Mapping[Partition, int]) -> None:
         body = {
             "positions": [{"topic": at.topic, "partition": at.number, "offset": end} for at, end in positions.items()],
-            "lengths": dict(zip(OUTPUTS, lengths, strict=True)),
+            "lengths": dict(zip(self.outputs, lengths, strict=True)),
         }
         path, temporary = self.directory / POSITION, self.directory / f".{POSITION}.new"
         with temporary.open("wb") as stream:
@@ -315,10 +325,11 @@ class FileOutlet:
     def _recorded(self) -> tuple[list[int], dict[Partition, int]]:
         path = self.directory / POSITION
         if not path.exists():
-            return [0] * len(OUTPUTS), {}
+            return [0] * len(self.outputs), {}
         try:
             body = msgspec.json.decode(path.read_bytes(), type=_Position)
             lengths = [body.lengths[name] for name in OUTPUTS]
+            lengths += [body.lengths.get(name, 0) for name in self.outputs[len(OUTPUTS) :]]
         except (msgspec.DecodeError, KeyError):
             raise DataError(f"{path} is damaged; give another --out, or remove this one") from None
         return lengths, {Partition(at.topic, at.partition): at.offset for at in body.positions}

@@ -8,6 +8,7 @@ device. Training calibrates through the same function, so that its errors are th
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from stream_detector.adapters.partners import before
-from stream_detector.adapters.programs import Program, Tables, Tensor, expected, residuals_of, score_with
+from stream_detector.adapters.programs import Program, Tables, Tensor, embedded, expected, residuals_of, score_with
 from stream_detector.bundle import Bundle, ErrorStatistics, Output, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
 from stream_detector.events import PARTS, Errors, Float32, PartName
@@ -45,22 +46,28 @@ class CompiledModel:
         buckets: list[int],
         output: Output = "window",
         stride: int = 1,
+        code: str = "",
     ) -> None:
         size = len(scaler.center)
         self.model = log_odds(model) if output == "probability" else model
+        self.coder = keras.Model(model.input, model.get_layer(code).output) if code else None
         self.shape = (length, size)
         self.output = output
         self.stride = min(stride, length)
         self.shapes = {"score": (5 + size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
+        if self.coder is not None:
+            self.shapes["embedded"] = (math.prod(self.coder.output_shape[1:]),)
         self.kind = errors.kind
         self.buckets = buckets
         self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1])
         self.tables = {name: ops.convert_to_tensor(table) for name, table in self.profiles.tables.items()}
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
 
-    def warm(self) -> None:
-        """Compile scoring for every bucket."""
+    def warm(self, embedding: bool = False) -> None:
+        """Compile scoring for every bucket, and ``embedding`` if it is wanted."""
         for bucket in self.buckets:
+            if embedding:
+                self._run("embedded", np.zeros((bucket, *self.shape), np.float32), np.zeros(bucket, np.int32))
             self._run("score", np.zeros((bucket, *self.shape), np.float32), np.zeros(bucket, np.int32))
 
     def errors(self, sensors: Sequence[str], values: Float32) -> Errors:
@@ -74,6 +81,10 @@ class CompiledModel:
     def residuals(self, sensors: Sequence[str], values: Float32) -> Float32:
         """Residuals: (n, W, F) in scaled units, or the model's own (n, D); log-odds (n, 1) of a classifier."""
         return self._run("residuals", values, self._rows(sensors))
+
+    def codes(self, sensors: Sequence[str], values: Float32) -> Float32:
+        """What the layer ``code`` makes of raw windows (n, W, F), as rows (n, D)."""
+        return self._run("embedded", values, self._rows(sensors))
 
     def expected(self, sensors: Sequence[str], values: Float32, parts: Sequence[PartName] = ()) -> Float32:
         """What the parts (n) of the score expected in raw units, (n, W, F); NaN where the model expects nothing.
@@ -153,9 +164,11 @@ class CompiledModel:
                 "score": score_with(self.output, self.kind, self.profiles.parts[1:], self.stride),
                 "residuals": residuals_of(self.output),
                 "expected": expected,
+                "embedded": embedded,
             }
+            model = self.coder if name == "embedded" else self.model
             self.compiled[name, bucket] = COMPILERS[keras.backend.backend()](
-                programs[name], self.model, self.tables, (bucket, *self.shape)
+                programs[name], model, self.tables, (bucket, *self.shape)
             )
         return self.compiled[name, bucket]
 
@@ -163,8 +176,9 @@ class CompiledModel:
 class KerasScorer:
     """`ports.Scorer` on Keras. ``load`` before anything else; not thread-safe."""
 
-    def __init__(self, bundle: Bundle, max_batch_windows: int = 1024) -> None:
+    def __init__(self, bundle: Bundle, max_batch_windows: int = 1024, embeddings: bool = False) -> None:
         self.bundle = bundle
+        self.embeddings = embeddings  # whether they will be asked for
         self.features = bundle.manifest.features
         self.length = bundle.manifest.length
         self.max_batch_windows = max_batch_windows
@@ -188,11 +202,16 @@ class KerasScorer:
             buckets_up_to(self.max_batch_windows),
             bundle.manifest.output,
             bundle.manifest.stride,
+            bundle.manifest.code,
         )
 
     def warm(self) -> None:
         """Compile every bucket; takes about a second each."""
-        self._loaded().warm()
+        self._loaded().warm(self.embeddings)
+
+    def embed(self, sensors: Sequence[str], values: Float32) -> Float32:
+        """Codes (n, D) of windows (n, W, F) in raw units, of bundles that say which layer makes them."""
+        return self._loaded().codes(sensors, values)
 
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:
         """Errors of windows (n, W, F) in raw units without NaN. Raises `Unavailable` if the device fails."""
@@ -231,6 +250,9 @@ def load_model(bundle: Bundle) -> Any:
     for what, shape, wanted in (("takes", model.input_shape, taken), ("returns", model.output_shape, returned)):
         if shape != wanted:
             raise BundleError(f"{bundle.path}: model.keras {what} {shape}, not {wanted}; train the bundle again")
+    code = bundle.manifest.code
+    if code and not any(layer.name == code for layer in model.layers):
+        raise BundleError(f"{bundle.path}: model.keras has no layer named {code}; train the bundle again")
     if bundle.manifest.output == "probability" and not any(layer.name == "head" for layer in model.layers):
         raise BundleError(f"{bundle.path}: model.keras has no layer named head; train the bundle again")
     return model

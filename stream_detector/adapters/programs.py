@@ -220,6 +220,11 @@ def residuals_of(output: Output) -> Program:
     return residuals
 
 
+def embedded(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+    """The program behind embeddings: the code as rows, (n, D), of a ``call`` that stops at it."""
+    return ops.reshape(call(scaled(tables, values, rows)), (values.shape[0], -1))
+
+
 def expected(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
     """The program behind pictures and alerts: ``x̂`` in raw units, (n, W, F). Of models that return a window."""
     center, scale = (ops.expand_dims(of_each(tables, name, rows), 1) for name in ("center", "scale"))  # (n, 1, F)

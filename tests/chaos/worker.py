@@ -157,6 +157,10 @@ class RmsScorer:
     def warm(self) -> None:
         """Nothing to compile."""
 
+    def embed(self, sensors: Sequence[str], values: Float32) -> Float32:
+        codes: Float32 = values.mean(axis=1)
+        return codes
+
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:
         squares = values**2
         error = np.sqrt(squares.mean(axis=(1, 2), dtype=np.float32))

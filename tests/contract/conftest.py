@@ -32,6 +32,7 @@ class Read:
     alerts: list[dict[str, Any]]
     dead_letters: list[str]  # their `errors.exception`
     committed: int | None
+    embeddings: list[dict[str, Any]]
 
 
 class SourceUnderTest(Protocol):
@@ -52,7 +53,7 @@ class OutletUnderTest(Protocol):
     partition: Partition
 
     def outlet(self) -> Outlet:
-        """A fresh outlet of the same place, not yet open."""
+        """A fresh outlet of the same place, not yet open, that publishes embeddings too."""
 
     def read(self) -> Read:
         """What a reader of committed results sees."""
@@ -83,7 +84,7 @@ class FileOutletUnderTest:
         self.folder = folder / "out"
 
     def outlet(self) -> FileOutlet:
-        return FileOutlet(self.folder)
+        return FileOutlet(self.folder, embeddings=True)
 
     def read(self) -> Read:
         """A reader of the files goes as far as ``position.json`` says."""
@@ -99,6 +100,7 @@ class FileOutletUnderTest:
             lines("alerts.jsonl"),
             [letter["errors.exception"] for letter in lines("dead-letters.jsonl")],
             next((at["offset"] for at in body["positions"] if at["topic"] == FILES.topic), None),
+            lines("embeddings.jsonl"),
         )
 
     def crash_midway(self, delivery: Delivery) -> None:

@@ -15,6 +15,7 @@ from stream_detector.codec import Decoder
 from stream_detector.errors import Unavailable
 from stream_detector.events import Partition, Slice
 from stream_detector.ports import Delivery, Lookback, Ownership
+from stream_detector.settings import Publish
 from tests.contract.conftest import FEATURES, Read
 from tests.stream_detector.adapters.kafka.cluster import Cluster
 
@@ -98,14 +99,15 @@ class KafkaOutletUnderTest:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         [self.partition] = cluster.partitions
-        self._settings = cluster.settings(group_instance_id="worker-0")  # fresh outlets end what older ones left open
+        settings = cluster.settings(group_instance_id="worker-0")  # fresh outlets end what older ones left open
+        self._settings = settings.model_copy(update={"publish": Publish(embeddings=True)})
         self._source = cluster.joined(self._settings)
 
     def outlet(self) -> KafkaOutlet:
         return KafkaOutlet(self._settings, self._source)
 
     def read(self) -> Read:
-        published = {kind: self._cluster.published(kind) for kind in ("scores", "alerts", "dead_letters")}
+        published = {kind: self._cluster.published(kind) for kind in ("scores", "alerts", "embeddings", "dead_letters")}
         consumer = KafkaConsumer(  # read_uncommitted: it does not wait for open transactions
             bootstrap_servers=self._cluster.broker.bootstrap, group_id=self._cluster.group, enable_auto_commit=False
         )
@@ -116,6 +118,7 @@ class KafkaOutletUnderTest:
             [json.loads(record.value) for record in published["alerts"]],
             [dict(record.headers)["errors.exception"].decode() for record in published["dead_letters"]],
             committed,
+            [json.loads(record.value) for record in published["embeddings"]],
         )
 
     def crash_midway(self, delivery: Delivery) -> None:

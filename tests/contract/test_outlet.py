@@ -6,8 +6,8 @@ import json
 
 import msgspec
 
-from stream_detector.codec import encode_alert, encode_score
-from stream_detector.events import Alert, Model, Origin, Partition, Reject, Score
+from stream_detector.codec import encode_alert, encode_embedding, encode_score
+from stream_detector.events import Alert, Embedding, Model, Origin, Partition, Reject, Score
 from stream_detector.ports import Delivery
 from tests.contract.conftest import OutletUnderTest, Read
 
@@ -30,10 +30,15 @@ def alert(number: int, sensor: str = "pump-1") -> Alert:
     )
 
 
+def embedding(number: int, sensor: str = "pump-1") -> Embedding:
+    return Embedding(f"s{number}", sensor, TIME, TIME, [0.5, -1.25], Model("m", "1"), Origin("events", 0, number, 1))
+
+
 def delivery(partition: Partition, number: int, sensor: str = "pump-1") -> Delivery:
     """One of everything, after which reading goes on at ``number + 1``."""
     reject = Reject(number, "not-json", "line 1", b"key", b"{nonsense")
-    return Delivery([score(number, sensor)], [alert(number, sensor)], [(partition, reject)], {partition: number + 1})
+    about = [score(number, sensor)], [alert(number, sensor)], [(partition, reject)], {partition: number + 1}
+    return Delivery(*about, [embedding(number, sensor)])
 
 
 def expected(*numbers: int, sensor: str = "pump-1") -> Read:
@@ -42,6 +47,7 @@ def expected(*numbers: int, sensor: str = "pump-1") -> Read:
         [json.loads(encode_alert(alert(number, sensor))) for number in numbers],
         ["not-json"] * len(numbers),
         numbers[-1] + 1 if numbers else None,
+        [json.loads(encode_embedding(embedding(number, sensor))) for number in numbers],
     )
 
 

@@ -23,7 +23,14 @@ from stream_detector.adapters.kafka.failures import cause, translate, within
 from stream_detector.adapters.kafka.reread import read_topic
 from stream_detector.adapters.kafka.source import PATIENCE, KafkaSource
 from stream_detector.alerts import unresolved
-from stream_detector.codec import cloudevent_headers, dead_letter_headers, decode_alert, encode_alert, encode_score
+from stream_detector.codec import (
+    cloudevent_headers,
+    dead_letter_headers,
+    decode_alert,
+    encode_alert,
+    encode_embedding,
+    encode_score,
+)
 from stream_detector.errors import Unavailable
 from stream_detector.events import Alert, Partition, Reject
 from stream_detector.ports import Delivery
@@ -73,7 +80,8 @@ class KafkaOutlet:
             options["transactional_id"] = self._transactional_id
             options["transaction_timeout_ms"] = self._settings.delivery.transaction_timeout
         topics = self._settings.topics
-        self._source.require([topics.scores, topics.alerts, topics.dead_letters])
+        more = [topics.embeddings] if self._settings.publish.embeddings else []
+        self._source.require([topics.scores, topics.alerts, topics.dead_letters, *more])
         self._producer, _ = connect(KafkaProducer, options)
         if self._exactly_once:
             try:
@@ -158,6 +166,8 @@ class KafkaOutlet:
         topics = self._settings.topics
         for score in delivery.scores:
             yield Message(topics.scores, encode_score(score), score.sensor_id.encode())
+        for embedding in delivery.embeddings:
+            yield Message(topics.embeddings, encode_embedding(embedding), embedding.sensor_id.encode())
         for alert in delivery.alerts:
             yield Message(topics.alerts, encode_alert(alert), alert.sensor_id.encode(), cloudevent_headers(alert))
 

@@ -109,11 +109,13 @@ def _codecs() -> Iterator[Finding]:
 
 def _needs(settings: Settings) -> dict[str, list[str]]:
     topics = settings.topics
+    more = {topics.embeddings: ["WRITE"]} if settings.publish.embeddings else {}
     return {
         topics.events: ["READ"],
         topics.scores: ["WRITE"],
         topics.alerts: ["READ", "WRITE"],  # open alerts are read again where Redis has lost its state
         topics.dead_letters: ["WRITE"],
+        **more,
     }
 
 

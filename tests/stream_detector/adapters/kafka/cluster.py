@@ -48,9 +48,9 @@ class Cluster:
     def __init__(self, broker: KafkaBroker, partitions: int = 1, dead_letters: dict[str, str] | None = None) -> None:
         self.broker = broker
         run = uuid.uuid4().hex[:10]
-        kinds = ("events", "scores", "alerts", "dead_letters")
+        kinds = ("events", "scores", "alerts", "embeddings", "dead_letters")
         self.topics = {kind: f"{kind.replace('_', '-')}-{run}" for kind in kinds}
-        broker.create_topics({self.topics[kind]: partitions for kind in kinds[:3]})
+        broker.create_topics({self.topics[kind]: partitions for kind in kinds[:4]})
         broker.create_topics({self.topics["dead_letters"]: 1}, dead_letters)
         self.group = f"group-{run}"
         self.partitions = [Partition(self.topics["events"], number) for number in range(partitions)]
