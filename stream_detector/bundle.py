@@ -62,12 +62,14 @@ class Normal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     center: tuple[float, ...]  # (F) where it lies; empty: at 0
     deviation: tuple[float, ...]  # (F)
+    low: tuple[float, ...] = ()  # (F) lowest and …
+    high: tuple[float, ...] = ()  # (F) … highest mean of a window that training saw; bias only
 
 
 class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the score beside the model's: see `adapters.partners`."""
 
-    name: Literal["change", "level"]
+    name: Literal["change", "level", "bias"]
     common: Normal
     own: dict[str, Normal] = {}  # by sensor
     counts: tuple[bool, ...] = ()  # (F) which features it looks at; empty: all

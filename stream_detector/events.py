@@ -17,7 +17,7 @@ Int64: TypeAlias = NDArray[np.int64]
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
-PartName: TypeAlias = Literal["model", "change", "level"]  # of the score
+PartName: TypeAlias = Literal["model", "change", "level", "bias"]  # of the score
 
 PARTS: tuple[PartName, ...] = get_args(PartName)
 

@@ -48,6 +48,10 @@ def profiles_of(scaler: Scaler, errors: ErrorStatistics, thresholds: Thresholds 
         tables[f"{one.name}_deviation"] = _table(
             one.common.deviation, {name: own.deviation for name, own in one.own.items()}, names
         )
+        for side in ("low", "high"):
+            ends = {name: getattr(own, side) for name, own in one.own.items() if getattr(own, side)}
+            whole = getattr(one.common, side) or np.full(size, -np.inf if side == "low" else np.inf)
+            tables[f"{one.name}_{side}"] = _table(whole, ends, names)
         counted = np.asarray(one.counts or np.ones(size), np.float32)
         tables[f"{one.name}_weight"] = (counted / max(1.0, counted.sum())).astype(np.float32)
     parts = ("model", *(one.name for one in errors.partners))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import msgspec
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square
+from stream_detector.adapters.keras import CompiledModel
+from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square, within
 from stream_detector.bundle import Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
 from training.calibrate import scale_values
@@ -19,6 +22,8 @@ from training.split import Part, overlap
 OWN = 50  # windows: a sensor with as many has a deviation that is half its own, half that of all
 FLOOR = 0.05  # smallest deviation, in scaled units: of a feature that hardly ever moves, any move is not yet news
 MEMORY = 0.25  # share of a feature's variance that its windows' means may have: averaging halves the deviation at least
+STILL = {"level": FLOOR, "bias": 1e-6}  # deviations up to which a feature says nothing of its memory
+ROOM = 0.1  # beyond what training saw, as a share of it, where a model is taken to know its way
 SHORTEST = 4  # events a window
 
 
@@ -29,15 +34,22 @@ class Contrasts:
     means: Float32  # (n, F) of the window
     jumps: Float32  # (n, S, F) of its newest steps
     lasts: Float32  # (n, F) its last step
+    biases: Float32 | None  # (n, F) mean of the model's residuals; None of models that return no window
+    off: Float32 | None  # (n, F) residual of the last step
 
 
-def contrasts(data: Data, scaler: Scaler) -> Contrasts:
+def contrasts(data: Data, scaler: Scaler, judge: CompiledModel) -> Contrasts:
     """The contrasts of all windows that serve any part of training."""
     count, size, newest = len(data.parts), len(data.rules.features), min(data.rules.stride, data.rules.length)
     shapes = ((count, size), (count, newest, size), (count, size))
-    found = Contrasts(*(np.full(shape, np.nan, np.float32) for shape in shapes))
+    of_model = [np.full((count, size), np.nan, np.float32) if judge.output == "window" else None for _ in range(2)]
+    found = Contrasts(*(np.full(shape, np.nan, np.float32) for shape in shapes), *of_model)
     for places, values in data.values(data.parts != Part.NONE):
-        seen = scale_values(scaler, values, [data.sensors[at] for at in places])
+        sensors = [data.sensors[at] for at in places]
+        if found.biases is not None and found.off is not None:
+            residuals = judge.residuals(sensors, values)
+            found.biases[places], found.off[places] = residuals.mean(axis=1), residuals[:, -1]
+        seen = scale_values(scaler, values, sensors)
         found.means[places] = seen.mean(axis=1)
         found.jumps[places] = ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest))
         found.lasts[places] = seen[:, -1]
@@ -55,7 +67,36 @@ def change(data: Data, found: Contrasts) -> Partner:
 
 
 def level(data: Data, found: Contrasts) -> Partner | None:
-    """Normal levels: where each sensor's lie, and how far they wander; None if no feature's level says anything.
+    """Normal levels of the windows; None if no feature's says anything."""
+    return _lying("level", data, found.means, found.lasts)
+
+
+def bias(data: Data, found: Contrasts) -> Partner | None:
+    """Normal levels of the residuals; None if no feature's says anything, or the model has none."""
+    if found.biases is None or found.off is None:
+        return None
+    made = _lying("bias", data, found.biases, found.off)
+    if made is None:
+        return None
+    ends = {sensor: _ends(found.means[rows]) for sensor, rows in histories(data)}
+    lows, highs = (np.array(side) for side in zip(*ends.values(), strict=True))
+    own = {
+        sensor: msgspec.structs.replace(normal, low=_floats(ends[sensor][0]), high=_floats(ends[sensor][1]))
+        for sensor, normal in made.own.items()
+    }
+    common = msgspec.structs.replace(made.common, low=_floats(lows.min(axis=0)), high=_floats(highs.max(axis=0)))
+    return msgspec.structs.replace(made, common=common, own=own)
+
+
+def _ends(means: Float32) -> tuple[Float64, Float64]:
+    """How low and how high means (n, F) lay, with some room: what comes is seldom all within what was."""
+    low, high = (end.astype(np.float64) for end in (means.min(axis=0), means.max(axis=0)))
+    room = FLOOR + ROOM * (high - low)
+    return low - room, high + room
+
+
+def _lying(name: Literal["level", "bias"], data: Data, all_means: Float32, all_lasts: Float32) -> Partner | None:
+    """Where each sensor's means over a window (n, F) lie, and how far they wander.
 
     How far: the root mean square of the difference between windows that lie half of the sensor's history apart, but
     not less than the median sensor's. Features count whose means over a window vary by `MEMORY` of the feature's own
@@ -63,14 +104,15 @@ def level(data: Data, found: Contrasts) -> Partner | None:
     """
     centers, wander, memory = {}, {}, []
     for sensor, rows in histories(data):
-        means, lasts = found.means[rows].astype(np.float64), found.lasts[rows].astype(np.float64)
+        means, lasts = all_means[rows].astype(np.float64), all_lasts[rows].astype(np.float64)
         centers[sensor] = means.mean(axis=0)
         half = len(means) // 2
         if half < overlap(data.rules.length, data.rules.stride):
             continue  # the halves share events
         wander[sensor] = ((means[half:] - means[: len(means) - half]) ** 2).mean(axis=0)
         variance = lasts.var(axis=0)
-        memory.append(np.where(variance > FLOOR**2, means.var(axis=0) / np.maximum(variance, FLOOR**2), np.nan))
+        still = STILL[name] ** 2
+        memory.append(np.where(variance > still, means.var(axis=0) / np.maximum(variance, still), np.nan))
     if not wander:
         return None
     each = np.array(memory)  # (sensors, F)
@@ -84,7 +126,7 @@ def level(data: Data, found: Contrasts) -> Partner | None:
         for sensor, center in centers.items()
     }
     where = np.mean(list(centers.values()), axis=0)
-    return Partner("level", Normal(_floats(where), _floored(np.sqrt(common))), own, tuple(counts.tolist()))
+    return Partner(name, Normal(_floats(where), _floored(np.sqrt(common))), own, tuple(counts.tolist()))
 
 
 def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
@@ -96,9 +138,12 @@ def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
             off = deviations(ops.convert_to_tensor(found.jumps[rows]), _row(own.deviation))  # (n, S, F)
             told = largest(*mean_size(off))[0]
         else:
-            off = deviations(ops.convert_to_tensor(found.means[rows] - _row(own.center)), _row(own.deviation))
+            means = found.means if partner.name == "level" or found.biases is None else found.biases
+            off = deviations(ops.convert_to_tensor(means[rows] - _row(own.center)), _row(own.deviation))
             counted = np.asarray(partner.counts, np.float32)
             told = root_mean_square(off, ops.convert_to_tensor(counted / counted.sum()))[0]
+            if own.low:
+                told *= within(ops.convert_to_tensor(found.means[rows]), _row(own.low), _row(own.high))
         errors[rows] = ops.convert_to_numpy(told)
     return errors
 

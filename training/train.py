@@ -56,7 +56,7 @@ from training.data import Data, periods, read
 from training.fit import History, fit
 from training.options import TrainOptions as TrainOptions  # it is part of what is called here
 from training.options import check_options
-from training.partners import SHORTEST, change, contrasts, level, own_deviations, partner_errors
+from training.partners import SHORTEST, bias, change, contrasts, level, own_deviations, partner_errors
 from training.portrait import Portrait, portray
 from training.progress import Progress, silent
 from training.report import Picture, Summary, write_report
@@ -64,7 +64,7 @@ from training.split import Part, overlap
 
 BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
 # Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
-SHARES = {"model": 0.1, "change": 0.8, "level": 0.1}
+SHARES = {"model": 0.1, "change": 0.7, "level": 0.1, "bias": 0.1}
 PORTRAYED = 2_000  # windows whose codes are drawn
 LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
 
@@ -196,7 +196,7 @@ def calibrate(
     judge = CompiledModel(*size, statistics, None, buckets, output, options.step)
     errors = errors_of(judge, data)
     series = series_of(errors, data)
-    partners, beside = _partners(data, scaler, options, output)
+    partners, beside = _partners(data, scaler, options, bare)
     parts = {"model": series} | {name: series_of(one, data) for name, one in beside.items()}
     whole = sum(SHARES[name] for name in parts)
     found = {
@@ -212,23 +212,28 @@ def calibrate(
 
 
 def error_kind(options: TrainOptions, output: Output) -> ErrorKind:
-    """How an error is made of what the model returns."""
+    """How an error is made of what the model returns: what its partners do not tell, or, without any, the whole."""
     if output == "probability":
         return "probability"
-    return options.error or ("newest" if output == "window" else "mahalanobis")
+    return options.error or ("newest" if output == "window" and options.partners else "mahalanobis")
 
 
 def _partners(
-    data: Data, scaler: Scaler, options: TrainOptions, output: Output
+    data: Data, scaler: Scaler, options: TrainOptions, judge: CompiledModel
 ) -> tuple[tuple[Partner, ...], dict[str, Float64]]:
     """The score's other parts, and the errors (n) of each.
 
     None beside a probability, which was taught what counts, nor beside a threshold that was given for the model.
     """
-    if not options.partners or output == "probability" or options.threshold == "fixed" or options.length < SHORTEST:
+    if (
+        not options.partners
+        or judge.output == "probability"
+        or options.threshold == "fixed"
+        or options.length < SHORTEST
+    ):
         return (), {}
-    found = contrasts(data, scaler)
-    made = [one for one in (change(data, found), level(data, found)) if one is not None]
+    found = contrasts(data, scaler, judge)
+    made = [one for one in (change(data, found), level(data, found), bias(data, found)) if one is not None]
     return tuple(made), {one.name: partner_errors(data, one, found) for one in made}
 
 

@@ -1,7 +1,7 @@
-"""What a window shows without a model: how far its newest steps jumped, and where its level lies.
+"""Partners of the autoencoder: how far a window's newest steps jumped, and where it and its residuals lie.
 
-Two cheap partners of the autoencoder, each a named part of the score beside it (``model``), each with a threshold of
-its own. Both are a linear contrast of the window in scaled units, one number a feature, in units of its deviation on
+Each is a named part of the score beside the model's own error (``model``), with a threshold of its own, and costs next
+to nothing. Each is a linear contrast of a window in scaled units, one number a feature, in units of its deviation on
 normal windows:
 
 ``change``
@@ -13,6 +13,11 @@ normal windows:
     the window's mean minus the mean in training: a control chart of means (Shewhart 1931). Only of features that have
     next to no memory from one window to the next: the others wander, and of those the change tells more. Its error
     is the root mean square over those features.
+``bias``
+    the same of the residuals of a model that returns a window: features that no longer go together as they did lie
+    beside their reconstruction for as long as that lasts, even if each is where it may be. Again only of features whose
+    residuals have next to no memory: what a model follows badly wanders. And only where the model has been: if the
+    mean of any feature lies outside of what training saw, residuals tell how a model extrapolates, and the error is 0.
 
 An autoencoder's own error of the kind ``newest`` is made likewise from its residuals: what they were just before is
 no news, so that a bias, which comes with drift, does not count.
@@ -68,6 +73,11 @@ def jumps(steps: Tensor, newest: int) -> Tensor:
 def deviations(contrast: Tensor, normal: Tensor) -> Tensor:
     """A contrast in units of its normal deviation, which broadcasts with it, cut at `MOST`."""
     return ops.clip(contrast / normal, -MOST, MOST)
+
+
+def within(means: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """1.0 for windows whose means (n, F) all lie where training saw some, 0.0 for others, (n)."""
+    return ops.cast(ops.all(ops.logical_and(means >= low, means <= high), axis=-1), "float32")
 
 
 def mean_size(deviating: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
-from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square
+from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square, within
 from stream_detector.bundle import ErrorKind, Output
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
@@ -50,8 +50,8 @@ TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
 
 Tensor: TypeAlias = Any  # of whichever backend runs
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]  # errors (n), step errors (n, W), shares (n, W, F)
-# With a row for each of P profiles: center, scale (P, F), deviation (P, D), change_deviation, level_center,
-# level_deviation (P, F), thresholds (P, parts); of all: mean (D), whitening (D, D), change_weight, level_weight (F)
+# With a row for each of P profiles: center, scale (P, F), deviation (P, D), thresholds (P, parts), and of each partner
+# NAME_center, NAME_deviation (P, F), NAME_low, NAME_high; of all: mean (D), whitening (D, D), NAME_weight (F)
 Tables: TypeAlias = dict[str, Tensor]
 # The model in scaled units: from (n, W, F) to a window (n, W, F), a residual (n, D), or the log-odds of anomaly (n, 1)
 Call: TypeAlias = Callable[[Tensor], Tensor]
@@ -107,11 +107,6 @@ ERRORS: dict[str, Callable[[Tensor, Tables, Tensor, int], Parts]] = {
 }
 
 
-def window_parts(kind: ErrorKind, stride: int) -> Callable[[Call, Tables, Tensor, Tensor], Parts]:
-    """The parts of models that return a window."""
-    return lambda call, tables, seen, rows: ERRORS[kind](call(seen) - seen, tables, rows, stride)
-
-
 def residual_parts(kind: ErrorKind, stride: int) -> Callable[[Call, Tables, Tensor, Tensor], Parts]:
     """The parts of models that return a residual (n, D)."""
 
@@ -164,28 +159,36 @@ def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Ten
     return error, shares, at + (seen.shape[1] - stride)
 
 
-def level(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Error (n) and shares (n, F) of where the window lies; the step (n) is the last."""
-    off = ops.mean(seen, axis=1) - of_each(tables, "level_center", rows)
-    error, shares = root_mean_square(deviations(off, of_each(tables, "level_deviation", rows)), tables["level_weight"])
-    return error, shares, ops.full_like(ops.argmax(shares, axis=1), seen.shape[1] - 1)
-
-
-PARTNERS: dict[str, Callable[[Tensor, Tables, Tensor, int], tuple[Tensor, Tensor, Tensor]]] = {
-    "change": change,
-    "level": level,
-}
+def lying(of: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n) and shares (n, F) of where the mean of ``of`` (n, W, F) lies; the step (n) is the last."""
+    off = ops.mean(of, axis=1) - of_each(tables, f"{name}_center", rows)
+    normal = of_each(tables, f"{name}_deviation", rows)
+    error, shares = root_mean_square(deviations(off, normal), tables[f"{name}_weight"])
+    return error, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
 
 
 def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride: int) -> Program:
     """The program that scores; results stand side by side, to come back to the host in one transfer."""
-    made = {"window": window_parts, "residual": residual_parts}
-    parts = probability_parts if output == "probability" else made[output](kind, stride)
+    parts = probability_parts if output == "probability" else residual_parts(kind, stride)
 
     def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
         seen = scaled(tables, values, rows)
-        error, steps, shares = parts(call, tables, seen, rows)
-        beside = [PARTNERS[name](seen, tables, rows, stride) for name in partners]
+        of = {"level": seen}
+        if output == "window":
+            of["bias"] = call(seen) - seen
+            error, steps, shares = ERRORS[kind](of["bias"], tables, rows, stride)
+        else:
+            error, steps, shares = parts(call, tables, seen, rows)
+        beside = [
+            change(seen, tables, rows, stride) if name == "change" else lying(of[name], tables, rows, name)
+            for name in partners
+        ]
+        if "bias" in partners:
+            known = within(
+                ops.mean(seen, axis=1), of_each(tables, "bias_low", rows), of_each(tables, "bias_high", rows)
+            )
+            at = list(partners).index("bias")
+            beside[at] = (beside[at][0] * known, *beside[at][1:])
         errors = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
         thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
         scores = errors / thresholds

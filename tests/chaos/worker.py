@@ -200,7 +200,9 @@ def run(spec: Spec) -> int:
     """The worker's life; its exit code, if it comes to that."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
+    # Where it hangs, if it does. By a handler of Python's, between two instructions: faulthandler's own looks at the
+    # stacks of threads that run on meanwhile, and crashes once in a while.
+    signal.signal(signal.SIGUSR1, lambda *_: faulthandler.dump_traceback())
     logging.info("pid %d: %s", os.getpid(), spec.failpoint)
     without_keras()
     from stream_detector import app

@@ -121,4 +121,4 @@ def test_firing_follows_the_policy() -> None:
     scores = np.array([1.0, 1, 0, 1, 1, 1, 0.9, 0.7, 0.7, 0.7, 0.7, 0.7, 0])
     wanted = [False] * 5 + [True] * 6 + [False] * 2
     times = MINUTE * np.arange(len(scores), dtype=np.int64)
-    assert firing(scores, times, Alerts()).tolist() == wanted
+    assert firing(scores, times, Alerts(min_windows=3)).tolist() == wanted

@@ -75,8 +75,9 @@ def test_each_kind_is_trained_saved_loaded_and_tells_odd_windows_from_others(nam
     base = name.split("+")[-1]
     units = SMALL.get(base, (8,))
     options = TrainOptions(
-        kind=name, length=LENGTH, stride=STRIDE, units=units, epochs=12, learning_rate=1e-2, budget=5.0
-    )
+        kind=name, length=LENGTH, stride=STRIDE, units=units, epochs=12, learning_rate=1e-2, budget=5.0,
+        partners=False,  # the model alone
+    )  # fmt: skip
     summary = train([waves()], ("a", "b", "c"), options, tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     assert (bundle.manifest.kind, bundle.manifest.version) == (name, summary.version)
@@ -137,7 +138,7 @@ def notes(bundle: Path) -> str:
 
 
 def test_without_fine_tuning_labels_leave_anomalies_out(tmp_path: Path) -> None:
-    found = taught(tmp_path, "dense", fine_tune=False)
+    found = taught(tmp_path, "dense", fine_tune=False, partners=False)
     assert (found.manifest.state, found.manifest.output) == ("pretrained", "window")
     assert "windows hold anomalous events (odd): left out" in notes(found.path)
     detector = Detector(found, Settings(device=Device(max_batch_windows=64)))

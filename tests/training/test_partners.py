@@ -52,7 +52,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_level_looks_at_what_has_a_level(bundle: Bundle) -> None:
-    _, level = bundle.errors.partners
+    _, level, *_ = bundle.errors.partners
     assert level.name == "level"
     assert level.counts == (True, False)
 
@@ -111,3 +111,24 @@ def test_without_partners_the_model_has_the_whole_budget(tmp_path: Path) -> None
     alone = load_bundle(tmp_path / "alone")
     assert (alone.errors.partners, alone.thresholds.partners) == ((), {})
     assert alone.thresholds.parameter == 0.2
+
+
+def coupled(count: int, seed: int, first: int = 0) -> Events:
+    """A rhythm, and what goes with it: its opposite."""
+    rng = np.random.default_rng(seed)
+    common = np.sin(np.arange(count) / 7 + seed) + np.sin(np.arange(count) / 31)
+    values = np.stack([common, -common], axis=1) + rng.normal(0, 0.05, (count, 2))
+    times = 1_700_000_000_000 + np.arange(count) * MINUTE
+    return Events(["a"] * count, times, values.astype(np.float32), first + np.arange(count), np.full(count, -1))
+
+
+def test_features_that_no_longer_go_together_alert_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    """Each stays where it may be: what breaks is how they go together."""
+    train([coupled(4_000, 0)], FEATURES, replace(OPTIONS, units=(16,), epochs=12), tmp_path / "coupled")
+    values = coupled(1_200, 5).values.copy()
+    values[600:900, 1] *= 0.4
+    found = judged(load_bundle(tmp_path / "coupled"), values)
+    during, calm = found.score[610 - LENGTH : 900 - LENGTH], np.delete(found.score, np.s_[600 - LENGTH : 900])
+    assert (during >= 1).mean() > 0.3
+    assert (calm >= 1).mean() < 0.02
+    assert "bias" in {found.names[at] for at in np.flatnonzero(found.score >= 1)}

@@ -6,7 +6,7 @@ import keras
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
@@ -29,6 +29,7 @@ def running(values: Float32, step: int) -> Float32:
     return mean
 
 
+@settings(deadline=None)  # the first call starts the backend
 @given(st.integers(2, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_a_jump_is_from_the_weighted_mean_of_what_was_before(length: int, newest: int, seed: int) -> None:
     newest = min(newest, length)
@@ -75,6 +76,35 @@ def test_the_part_with_the_largest_score_is_told_with_its_error_and_threshold() 
     np.testing.assert_allclose(found.contributions[1], [1, 0], atol=1e-6)
     np.testing.assert_allclose(found.contributions[2], [0, 1], atol=1e-6)
     assert found.worst_step[1] == LENGTH - 2
+
+
+def biased(offset: float) -> CompiledModel:
+    """A model that expects the second feature to be the first, plus ``offset``, whose first nobody looks at."""
+    window = keras.Input((LENGTH, SIZE))
+    both = keras.Model(window, layers.Dense(SIZE, name="both")(window))
+    both.get_layer("both").set_weights([np.array([[1, 1], [0, 0]], np.float32), np.array([0, offset], np.float32)])
+    partners = (
+        Partner("bias", Normal((0.0, 0.5), (0.25, 0.25)), {"big": Normal((0.0, 0.0), (0.5, 0.5))}, (False, True)),
+    )
+    table = thresholds(100.0)
+    table.partners.update(bias=thresholds(2.0))
+    errors = ErrorStatistics("newest", deviation=(1.0,) * SIZE, partners=partners)
+    return CompiledModel(both, LENGTH, SCALER, errors, table, [16], "window", STRIDE)
+
+
+def test_features_that_no_longer_go_together_lie_beside_their_reconstruction() -> None:
+    """However each of them moves: only how the second goes with the first counts."""
+    values = np.random.default_rng(0).normal(size=(3, LENGTH, 1)).repeat(SIZE, axis=2).astype(np.float32)
+    values[1, :, 1] -= 1  # below what the first says
+    found = biased(0.5).errors([""] * 3, values)
+    assert found.names[1] == "bias"
+    np.testing.assert_allclose(found.error[1], 1 / 0.25, rtol=1e-4)
+    np.testing.assert_allclose(found.score[1], 2, rtol=1e-4)
+    np.testing.assert_allclose(found.contributions[1], [0, 1], atol=1e-6)
+    assert found.worst_step[1] == LENGTH - 1
+    np.testing.assert_allclose(found.score[[0, 2]], 0, atol=1e-2)
+    expected = biased(0.5).expected([""], values[1:2], ["bias"])
+    np.testing.assert_allclose(expected[0, :, 1], values[1, :, 0] + 0.5, rtol=1e-4)  # the model's, whichever part
 
 
 def test_each_event_is_new_in_one_window_only() -> None:
