@@ -37,7 +37,7 @@ check: setup-dev lint  ## lint, types, import contracts and every test that need
 	$(BIN)/pytest -m "not servers"
 
 test: setup-dev servers lint  ## everything: lint, types, import contracts and all tests, on real servers
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 chaos: setup-dev servers  ## exactly once while everything dies, for long (ARGS='--minutes 60 --seed 1')
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -16,9 +16,13 @@ from tests.servers import KafkaBroker, RedisServer
 from tests.service import command
 from training.plant import Plant, write_plant
 
+# Minutes each: they begin first, so that processes side by side end together.
+LONGEST = ("test_family.py", "test_evaluate.py", "test_chaos.py", "test_commands.py")
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest's own hook, which selects by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         if not {"kafka_broker", "redis_server"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
