@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="without baselines, budgets and cut streams")
     parser.add_argument("--out", type=Path, default=Path("quality-out"), metavar="DIR")
     given = parser.parse_args(arguments)
+    if unknown := set(given.sets.split(",")) - set(PLANS):
+        parser.error(f"--sets {', '.join(sorted(unknown))}: give some of {', '.join(PLANS)}")
     given.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[Figures]]] = {}
     pictures: list[Picture] = []
@@ -103,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in given.sets.split(","):
             found[name] = measure(name, given, pictures)
             show(name, found[name])
-    except (StreamDetectorError, KeyError) as error:
-        print(f"error: {error}; sets are {', '.join(PLANS)}", file=sys.stderr)
+    except StreamDetectorError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     plain = {name: {who: [one._asdict() for one in each] for who, each in of.items()} for name, of in found.items()}
     (given.out / "quality.json").write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=1))

@@ -63,7 +63,7 @@ class Normal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     center: tuple[float, ...]  # (F) where it lies; empty: at 0
     deviation: tuple[float, ...]  # (F)
     low: tuple[float, ...] = ()  # (F) lowest and …
-    high: tuple[float, ...] = ()  # (F) … highest mean of a window that training saw; bias only
+    high: tuple[float, ...] = ()  # (F) … highest mean of a window where the part counts; empty: anywhere
 
 
 class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -142,7 +142,7 @@ def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
             off = deviations(ops.convert_to_tensor(means[rows] - _row(own.center)), _row(own.deviation))
             counted = np.asarray(partner.counts, np.float32)
             told = root_mean_square(off, ops.convert_to_tensor(counted / counted.sum()))[0]
-            if own.low:
+            if own.low:  # else anywhere
                 told *= within(ops.convert_to_tensor(found.means[rows]), _row(own.low), _row(own.high))
         errors[rows] = ops.convert_to_numpy(told)
     return errors

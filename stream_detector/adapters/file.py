@@ -229,8 +229,8 @@ class FileSource:
 class FileOutlet:
     """Results as JSON Lines in a folder, one process at a time.
 
-    A delivery is complete once ``position.json`` is replaced: it holds the positions and how long the
-    files were. What a crash left behind that length is cut off by :meth:`open`. ``durable=False`` leaves it
+    A delivery is complete once ``position.json`` is replaced: it holds the positions and how long the files
+    were. What a crash left behind that length is cut off by :meth:`open`. ``durable=False`` leaves it
     to the system when to write to the disk, which is quicker and survives the process but not the machine.
     """
 
@@ -240,6 +240,7 @@ class FileOutlet:
         self.durable = durable
         self._files: list[BinaryIO] = []
         self._lengths = [0] * len(self.outputs)
+        self._others: dict[str, int] = {}  # how long files were that are not asked for this time
         self._positions: dict[Partition, int] = {}
 
     def open(self) -> None:
@@ -306,7 +307,7 @@ class FileOutlet:
     def _record(self, lengths: list[int], positions: Mapping[Partition, int]) -> None:
         body = {
             "positions": [{"topic": at.topic, "partition": at.number, "offset": end} for at, end in positions.items()],
-            "lengths": dict(zip(self.outputs, lengths, strict=True)),
+            "lengths": self._others | dict(zip(self.outputs, lengths, strict=True)),
         }
         path, temporary = self.directory / POSITION, self.directory / f".{POSITION}.new"
         with temporary.open("wb") as stream:
@@ -330,6 +331,7 @@ class FileOutlet:
             body = msgspec.json.decode(path.read_bytes(), type=_Position)
             lengths = [body.lengths[name] for name in OUTPUTS]
             lengths += [body.lengths.get(name, 0) for name in self.outputs[len(OUTPUTS) :]]
+            self._others = {name: length for name, length in body.lengths.items() if name not in self.outputs}
         except (msgspec.DecodeError, KeyError):
             raise DataError(f"{path} is damaged; give another --out, or remove this one") from None
         return lengths, {Partition(at.topic, at.partition): at.offset for at in body.positions}

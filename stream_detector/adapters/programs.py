@@ -159,12 +159,16 @@ def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Ten
     return error, shares, at + (seen.shape[1] - stride)
 
 
-def lying(of: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Error (n) and shares (n, F) of where the mean of ``of`` (n, W, F) lies; the step (n) is the last."""
+def lying(of: Tensor, seen: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n) and shares (n, F) of where the mean of ``of`` (n, W, F) lies; the step (n) is the last.
+
+    0 where the window itself lies outside of what counts for this part.
+    """
     off = ops.mean(of, axis=1) - of_each(tables, f"{name}_center", rows)
     normal = of_each(tables, f"{name}_deviation", rows)
     error, shares = root_mean_square(deviations(off, normal), tables[f"{name}_weight"])
-    return error, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
+    known = within(ops.mean(seen, axis=1), *(of_each(tables, f"{name}_{side}", rows) for side in ("low", "high")))
+    return error * known, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
 
 
 def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride: int) -> Program:
@@ -180,15 +184,9 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
         else:
             error, steps, shares = parts(call, tables, seen, rows)
         beside = [
-            change(seen, tables, rows, stride) if name == "change" else lying(of[name], tables, rows, name)
+            change(seen, tables, rows, stride) if name == "change" else lying(of[name], seen, tables, rows, name)
             for name in partners
         ]
-        if "bias" in partners:
-            known = within(
-                ops.mean(seen, axis=1), of_each(tables, "bias_low", rows), of_each(tables, "bias_high", rows)
-            )
-            at = list(partners).index("bias")
-            beside[at] = (beside[at][0] * known, *beside[at][1:])
         errors = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
         thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
         scores = errors / thresholds

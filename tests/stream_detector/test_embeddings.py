@@ -11,14 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream_detector.adapters.file import FileOutlet
 from stream_detector.adapters.kafka.probe import _needs
 from stream_detector.adapters.keras import KerasScorer, load_model
 from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.bundle import load_bundle
 from stream_detector.configured import fitted
 from stream_detector.errors import BundleError, SettingsError
-from stream_detector.events import Embedding, Float32, Model, Score
+from stream_detector.events import Embedding, Float32, Model, Origin, Partition, Score
 from stream_detector.pipeline import Pipeline
+from stream_detector.ports import Delivery
 from stream_detector.settings import Publish, Settings, load_settings
 from tests.commandline import invoke, lines
 from tests.simulated import RULES, SETTINGS, Broker, Record, SimulatedOutlet, SumScorer
@@ -189,3 +191,18 @@ def test_their_topic_is_needed_only_if_asked_and_must_be_one_of_its_own(monkeypa
     monkeypatch.setenv("STREAM_DETECTOR__TOPICS__EMBEDDINGS", "sensor-scores")
     with pytest.raises(SettingsError, match="'sensor-scores' is given twice"):
         load_settings()
+
+
+def test_a_replay_without_them_in_between_keeps_those_that_are_there(tmp_path: Path) -> None:
+    here = Partition("files", 0)
+
+    def deliver(end: int, embeddings: bool) -> None:
+        outlet = FileOutlet(tmp_path, embeddings=embeddings)
+        outlet.open()
+        some = [Embedding(str(end), "a", "", "", [0.5], Model("m", "1"), Origin(*here, 0, end))] if embeddings else []
+        outlet.deliver(Delivery([], [], [], {here: end}, some))
+        outlet.close()
+
+    for end, embeddings in ((1, True), (2, False), (3, True)):
+        deliver(end, embeddings)
+    assert [line["id"] for line in lines(tmp_path / "embeddings.jsonl")] == ["1", "3"]

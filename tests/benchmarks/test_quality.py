@@ -1,0 +1,86 @@
+"""What is told of a set: figures of alerts, explanations and the page, on streams small enough to count by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.pages import Picture, write_page
+from benchmarks.quality import HEADS, Figures, cells, explained, figures, main
+from benchmarks.sets import Cause, Stream
+from stream_detector.events import Bool
+from training.baselines import Judged
+
+COLUMNS = ("a", "b", "c")
+HOUR = 3_600_000  # ms
+
+
+def flags(text: str) -> Bool:
+    """``"..##."`` as rows: # is true."""
+    return np.array([letter == "#" for letter in text], bool)
+
+
+def stream(truth: str, causes: tuple[Cause, ...] = ()) -> Stream:
+    rows = len(truth)
+    none, times = np.zeros((0, 3)), HOUR * np.arange(rows, dtype=np.int64)
+    return Stream("s", COLUMNS, none, times[:0], np.zeros((rows, 3)), times, flags(truth), (), None, causes)
+
+
+def judged(firing: str) -> Judged:
+    """All scores are those of the state, and the second column is to blame, then the third."""
+    under = flags(firing)
+    return Judged(np.where(under, 2.0, 0.5), under, np.tile([0.1, 0.6, 0.3], (len(under), 1)))
+
+
+def test_false_alarms_are_counted_where_they_begin_by_sensor_and_day() -> None:
+    truth = "." * 20 + "####" + "." * 24  # 44 normal hours
+    firing = "..##" + "." * 15 + "#####" + "." * 14 + "#" + "." * 9
+    found = figures("asd", [stream(truth)], {"s": judged(firing)})
+    assert found.false_per_day == pytest.approx(3 / (44 / 24))  # also the one that begins a row too early
+    assert found.far == pytest.approx(100 * 4 / 44)
+    assert found.recall == 1
+    assert math.isnan(found.standard)
+
+
+def test_an_alert_is_held_against_the_columns_that_are_to_blame() -> None:
+    causes = (Cause((1, 2), ("b",)), Cause((4, 5), ("a", "b")), Cause((7, 7), ("a",)))
+    one = stream(".##.##.#", causes)
+    assert explained([one], {"s": judged(".#..##..")}) == pytest.approx((1 + 0.5) / 2)  # the third had no alert
+    assert math.isnan(explained([one], {"s": judged("........")}))
+    assert math.isnan(explained([replace(one, causes=())], {"s": judged(".##.##.#")}))
+
+
+def test_the_row_with_the_highest_score_explains() -> None:
+    said = judged(".##")
+    assert said.contributions is not None
+    said.score[2], said.contributions[2] = 9.0, [0.8, 0.1, 0.1]
+    assert explained([stream(".##", (Cause((1, 2), ("a",)),))], {"s": said}) == 1
+
+
+def test_the_median_is_told_with_the_range_and_nothing_where_there_is_nothing() -> None:
+    none = math.nan
+    each = [Figures(f1, 0.5, none, 0, 0, 0, none, none, 0) for f1 in (0.25, 0.75, 0.5)]
+    assert cells("asd", each)[:3] == ["0.5 (0.25–0.75)", "0.5", ""]
+
+
+def test_the_page_holds_tables_and_pictures_and_loads_nothing(tmp_path: Path) -> None:
+    one, said = stream("..##..####"), judged("..#.......")
+    picture = Picture("<b>pump</b>", one.test, one.anomalous, said)
+    row = ["<i>ours</i>", *("1" for _ in HEADS)]
+    write_page(tmp_path / "page.html", {"asd": [row]}, heads=HEADS, published={}, pictures=[picture])
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "&lt;b&gt;pump" in page
+    assert "&lt;i&gt;ours" in page
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_an_unknown_set_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--data", str(tmp_path), "--sets", "asd,nothing", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "nothing: give some of skab, asd, smd, nab" in capsys.readouterr().err
