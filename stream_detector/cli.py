@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stream_detector.events import Alert, Reject, Slice
     from stream_detector.settings import Settings
     from training.autoencoders.head import Head
+    from training.devices import Precision
 
 app = typer.Typer(
     name="stream-detector",
@@ -99,6 +101,16 @@ def train(
         bool, typer.Option("--fine-tune", help="Learn the labels too; without it, anomalies are left out.")
     ] = False,
     head: Annotated[str, typer.Option(help="What labels are learnt with: softmax or sigmoid.")] = "softmax",
+    checkpoints: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A checkpoint after each epoch goes there.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from --checkpoints, to the same weights.")] = False,
+    device: Annotated[str, typer.Option(help="Where to train: auto, cpu, gpu, or one such as gpu:1.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, or mixed for a GPU; bundles score in float32.")] = "float32",
+    tensorboard: Annotated[Path | None, typer.Option(metavar="DIR", help="Losses for TensorBoard go there.")] = None,
+    max_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help='Of events; more of them go to a file beside BUNDLE: "500MB", "8GB".')
+    ] = "2GB",
     config: Config = None,
     columns: Columns = None,
     period: Period = None,
@@ -107,8 +119,11 @@ def train(
     settings = _settings(config)
     if label is not None:
         settings = settings.model_copy(update={"columns": settings.columns.model_copy(update={"label": label})})
+    if resume and checkpoints is None:
+        raise SettingsError("--resume needs --checkpoints DIR, where the training left them")
     _import_keras()
-    from training.options import TrainOptions, check_options
+    from training.devices import ON_CPU, choose_device, policy
+    from training.options import Session, TrainOptions, check_options
     from training.progress import shown
     from training.train import train
 
@@ -127,12 +142,17 @@ def train(
         label=settings.columns.label,
         fine_tune=fine_tune,
         head=cast("Head", head),
+        precision=cast("Precision", precision),
     )
     check_options(options)  # before anything is read
+    session = Session(checkpoints, resume, tensorboard, _size("--max-memory", max_memory))
+    choose_device(device)
+    if precision == "mixed" and policy("mixed") == "float32":
+        err.print(f"[yellow]{ON_CPU}[/]", highlight=False)
     features, events = _events(data, settings, columns, period)
     rejects: list[Reject] = []
     with shown() as progress:
-        summary = train(_without(rejects, events), features, options, out_, progress)
+        summary = train(_without(rejects, events), features, options, out_, progress, session=session)
     table = Table(show_header=False, box=None)
     for row in summary.table():
         table.add_row(*map(escape, row))
@@ -336,6 +356,14 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise SettingsError(f"{option} {text}: give whole numbers, separated by commas") from None
+
+
+def _size(option: str, text: str) -> int:
+    """Bytes of a size such as ``"8GB"``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B", text)
+    if found is None:
+        raise SettingsError(f'{option} {text}: give a number and kB, MB, GB or TB, such as "8GB"')
+    return int(float(found[1]) * 1024 ** " kMGT".index(found[2] or " "))
 
 
 def _supervise(settings: Settings, workers: int) -> int:

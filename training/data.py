@@ -1,10 +1,11 @@
-"""Events as windows for training: each window has its part, only those in use are held in memory."""
+"""Events as windows for training: each window has its part, only those in use are made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,20 @@ from stream_detector.events import Bool, Events, Float32, Float64, Int64, Partit
 from stream_detector.ports import Source
 from stream_detector.sensors import Rules
 from stream_detector.windows import windows_of
+from training.spill import Log, Spill
 from training.split import USED, Part, split
 
 UNKNOWN = -1  # the label of an event or a window that has none
 CHUNK = 10_000  # events that are made into windows at a time: with stride 1, windows take W times their memory
+MEMORY = 2 * 2**30  # bytes of events that are held in memory where nobody says
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Events in memory and what is known of their windows: ``n``, in the order in which they are made."""
+    """Events, and what is known of their windows: ``n``, in the order in which they are made."""
 
     rules: Rules
-    logs: list[list[Events]]  # of each partition
+    logs: list[Log]  # of each partition
     events: int
     sensors: list[str]  # (n)
     timestamps: Int64  # (n, 2) of the first and the last event
@@ -101,9 +104,18 @@ def read_to_end(source: Source) -> Iterator[Slice]:
 
 
 def read(
-    events: Iterable[Events | Slice], rules: Rules, seed: int, label: str | None = None, teach: bool = False
+    events: Iterable[Events | Slice],
+    rules: Rules,
+    seed: int,
+    label: str | None = None,
+    teach: bool = False,
+    memory: int = MEMORY,
+    folder: Path | None = None,
 ) -> Data:
     """Hold the events and see what windows they make; ``rules.means`` are learnt (see `Data.rules`).
+
+    Events beyond ``memory`` bytes are held in a file in ``folder``, see `Spill`; of windows, only their sensors, times
+    and parts are held.
 
     Events are one log, slices as many as they have partitions. With ``label``, the name of a column, each event has
     one value more than there are features, at the end: 0, 1, or NaN where it is not known. It is taken off here, so
@@ -113,7 +125,8 @@ def read(
     Raises `DataError` where there is nothing to learn from: no events, a feature without any value, too few
     windows; and for labels that are none.
     """
-    by_log: dict[Partition | None, list[Events]] = {}
+    spill = Spill(memory, folder)
+    by_log: dict[Partition | None, Log] = {}
     marks: dict[Partition | None, list[NDArray[np.int8]]] = {}
     for piece in events:
         key, found = (piece.partition, piece.events) if isinstance(piece, Slice) else (None, piece)
@@ -129,11 +142,12 @@ def read(
             whole = np.flatnonzero(~np.isnan(found.values).any(axis=1))
             found, mark = found.take(whole), mark[whole]
         marks.setdefault(key, []).append(mark)
-        log = by_log.setdefault(key, [])
-        log += [found.take(slice(at, at + CHUNK)) for at in range(0, len(found), CHUNK)]
-    logs = [log for log in by_log.values() if log]
-    known = [np.concatenate(marks[key]) for key, log in by_log.items() if log]  # of the events of each log
-    count = sum(len(piece) for log in logs for piece in log)
+        log = by_log.setdefault(key, Log(spill, len(rules.features)))
+        for at in range(0, len(found), CHUNK):
+            log.append(found.take(slice(at, at + CHUNK)))
+    logs = [log for log in by_log.values() if log.events]
+    known = [np.concatenate(marks[key]) for key, log in by_log.items() if log.events]  # of the events of each log
+    count = sum(log.events for log in logs)
     if not count:
         raise DataError("no events to train on; check the files and the column names")
     if label is not None and all((mark == UNKNOWN).all() for mark in known):
@@ -166,7 +180,7 @@ def read(
     return Data(rules, logs, count, sensors, times, parts, last, taught, int(odd.sum()), longest_runs(logs, known))
 
 
-def longest_runs(logs: Sequence[Sequence[Events]], labels: Sequence[NDArray[np.int8]]) -> tuple[int, ...]:
+def longest_runs(logs: Sequence[Iterable[Events]], labels: Sequence[NDArray[np.int8]]) -> tuple[int, ...]:
     """For how many events in a row each feature (F) had one and the same value, at most, in any one sensor.
 
     ``labels`` (m) are those of each log's events. A missing value ends a run, as does an event that is labelled
@@ -178,7 +192,7 @@ def longest_runs(logs: Sequence[Sequence[Events]], labels: Sequence[NDArray[np.i
         order = np.argsort(which, kind="stable")  # by sensor, then offset
         odd = marks[order] == 1
         ends = (np.diff(which[order]) != 0) | (np.diff(odd) != 0)  # whatever the values
-        width = log[0].values.shape[1]
+        width = next(iter(log)).values.shape[1]
         longest = longest or [0] * width
         for feature in range(width):  # one at a time: all would be the events once more
             column = np.concatenate([piece.values[:, feature] for piece in log])[order]
@@ -207,7 +221,7 @@ def periods(sensors: Sequence[str], timestamps: Int64, length: int, stride: int)
     return {name: period if period > 0 else usual for name, period in found.items()}
 
 
-def _with_means(rules: Rules, logs: list[list[Events]]) -> Rules:
+def _with_means(rules: Rules, logs: list[Log]) -> Rules:
     """The rules with each feature's mean over all values, to impute with where a sensor has none yet."""
     total = np.zeros(len(rules.features))
     count = np.zeros(len(rules.features))
@@ -220,7 +234,7 @@ def _with_means(rules: Rules, logs: list[list[Events]]) -> Rules:
     return replace(rules, means=tuple((total / count).tolist()))
 
 
-def _windows(logs: list[list[Events]], rules: Rules) -> Iterator[Windows]:
+def _windows(logs: list[Log], rules: Rules) -> Iterator[Windows]:
     for log in logs:
         yield from windows_of(log, rules)
 
@@ -241,13 +255,15 @@ def _unlabelled(windows: Windows) -> tuple[NDArray[np.int8], Bool]:
     return np.full(len(windows), UNKNOWN, np.int8), np.zeros(len(windows), bool)
 
 
-def _labeller(log: list[Events], labels: NDArray[np.int8]) -> Callable[[Windows], tuple[NDArray[np.int8], Bool]]:
+def _labeller(log: Log, labels: NDArray[np.int8]) -> Callable[[Windows], tuple[NDArray[np.int8], Bool]]:
     """A function from ``n`` windows of this log to the labels of their last events (n), and which are touched (n).
 
     Touched: an event of the sensor from the window's first to its last is anomalous, also one that was dropped.
     """
     offsets = np.concatenate([piece.offsets for piece in log])  # (m) rising
-    _, which = np.unique(list(chain.from_iterable(piece.sensors for piece in log)), return_inverse=True)
+    codes: dict[str, int] = {}
+    sensors = chain.from_iterable(piece.sensors for piece in log)
+    which = np.fromiter((codes.setdefault(sensor, len(codes)) for sensor in sensors), np.int32, len(labels))
     order = np.argsort(which, kind="stable")  # by sensor, then offset
     place = np.empty(len(order), np.intp)
     place[order] = np.arange(len(order))

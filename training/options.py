@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from stream_detector.bundle import ErrorKind
@@ -10,6 +11,10 @@ from stream_detector.errors import SettingsError
 from stream_detector.thresholds import Method, check_method
 from training.autoencoders import DEFAULT, architecture
 from training.autoencoders.head import Head
+from training.data import MEMORY
+from training.devices import Precision
+
+UNMIXED = ("dense-l2",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,25 @@ class TrainOptions:
     label: str | None = None  # column of labels, which events then carry after their features: 0, 1 or NaN
     fine_tune: bool = False  # go on with the labels after learning without; otherwise they leave anomalies out
     head: Head = "softmax"  # what the labels are learnt with; "sigmoid" is its equivalent
+    precision: Precision = "float32"  # to learn in; what is saved scores in float32
 
     @property
     def step(self) -> int:
         """The stride in effect."""
         return self.stride if self.stride is not None else max(1, self.length // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How a process goes about it. Nothing of it changes the bundle."""
+
+    checkpoints: Path | None = None  # a folder to write to after each epoch
+    resume: bool = False  # go on with what is there
+    tensorboard: Path | None = None  # a folder for losses
+    memory: int = MEMORY  # bytes of events to hold; beyond that they go to a file beside the bundle
+
+
+ALONE = Session()
 
 
 def check_options(options: TrainOptions) -> None:
@@ -73,5 +92,9 @@ def check_options(options: TrainOptions) -> None:
         raise SettingsError(f"head = {options.head} will not do; give {' or '.join(get_args(Head))}")
     if options.error == "probability":
         raise SettingsError("error = probability is that of fine-tuned models; give newest, mahalanobis, mse or mae")
+    if options.precision not in get_args(Precision):
+        raise SettingsError(f"precision = {options.precision} will not do; give {' or '.join(get_args(Precision))}")
+    if options.precision == "mixed" and (kind.wrapping is not None or options.kind in UNMIXED):
+        raise SettingsError(f"precision mixed is not for {options.kind}, whose penalties need float32")
     if options.learning_rate is not None and options.learning_rate <= 0:
         raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")

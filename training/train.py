@@ -6,7 +6,7 @@ import importlib.metadata
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,12 @@ from training.calibrate import (
     scale_values,
     series_of,
 )
+from training.checkpoints import open_checkpoints
 from training.data import Data, periods, read
+from training.devices import in_policy, policy
 from training.fit import History, fit
+from training.options import ALONE, Session, check_options
 from training.options import TrainOptions as TrainOptions  # it is part of what is called here
-from training.options import check_options
 from training.partners import SHORTEST, bias, change, contrasts, level, own_deviations, partner_errors
 from training.portrait import Portrait, portray
 from training.progress import Progress, silent
@@ -66,6 +68,7 @@ BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said ho
 # Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
 SHARES = {"model": 0.1, "change": 0.7, "level": 0.1, "bias": 0.1}
 PORTRAYED = 2_000  # windows whose codes are drawn
+AFTER = ("epochs", "patience", "error", "partners", "threshold", "budget")  # options that no step of learning sees
 LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
 
 
@@ -89,13 +92,17 @@ def train(
     progress: Progress = silent,
     units: Mapping[str, str] | None = None,
     now: datetime | None = None,
+    session: Session = ALONE,
 ) -> Summary:
     """Learn from events of normal operation, and from labels if there are any, and write a bundle to ``out``.
 
     ``events`` come in the order of their log (slices: of as many logs as they have partitions), their columns
-    in the order of ``features``, with the label after them if one is named, and are held in memory. A window is
+    in the order of ``features``, with the label after them if one is named, and are held (`data.read`). A window is
     anomalous if its last event is labelled so; windows with any anomalous event have no part in what is learnt
     as normal, nor in statistics and thresholds. The same events, options and machine give the same weights.
+
+    With checkpoints in the ``session`` a killed training goes on where it was, to the same weights; they are removed
+    once the bundle is written.
 
     Sets the process's random seeds. Raises `DataError` if the data are too few or hold nothing, or for labels
     that are none, `SettingsError` for options that make no sense, `BundleError` if ``out`` cannot be written.
@@ -104,7 +111,8 @@ def train(
     check_options(options)
     check_target(out.resolve())
     prepare_backend()
-    data = read(events, _rules(features, options), options.seed, options.label, options.fine_tune)
+    room = (session.memory, out.resolve().parent)
+    data = read(events, _rules(features, options), options.seed, options.label, options.fine_tune, *room)
     sensors, values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n), (n, W, F) raw
     others, validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
     kind = architecture(options.kind, options.seed)
@@ -114,7 +122,11 @@ def train(
     seen = [
         _targets(scale_values(scaler, part, names), kind) for names, part in ((sensors, values), (others, validation))
     ]
-    model = _untaught(kind, seen, options, progress)
+    precision = policy(options.precision)
+    aside = _aside(session, features, options, precision)
+    model = _untaught(kind, seen, options, progress, aside)
+    if precision != "float32":
+        model = in_policy(model, precision)
     check = None if kind.watch is None else kind.watch(model, seen[1])
     learning: dict[str, Any] = {
         "epochs": options.epochs,
@@ -123,6 +135,7 @@ def train(
         "patience": options.patience,
         "seed": options.seed,
         "progress": progress,
+        **aside,
     }
     history = fit(kind.trainer(model), *seen, loss=kind.loss, **learning)
     if check is not None:
@@ -135,6 +148,8 @@ def train(
         taught = [data.gather_labelled(part, limit, options.seed) for part, limit in most.items()]
         model, history = _fine_tuned(model, scaler, kind, taught, options, learning)
         output, state = "probability", "fine_tuned"
+    if precision != "float32":
+        model = in_policy(model, "float32")
     found = calibrate(model, scaler, data, options, progress, output)
     made = output, state, code_layer(model)
     manifest = _manifest(out, data, options, history, found, units or {}, now or datetime.now(UTC), *made)
@@ -163,6 +178,8 @@ def train(
             thresholds=found.thresholds,
             report=work / "report",
         )
+    if aside["checkpoints"] is not None:
+        aside["checkpoints"].clear()
     progress("report", 1, 1, {})
     return replace(summary, version=written.version)
 
@@ -248,7 +265,19 @@ def _parameter(options: TrainOptions, share: float, series: Mapping[str, Series]
     return max(share * BUDGET, 1 / sum(one.days for one in series.values() if len(one.errors)))
 
 
-def _untaught(kind: Architecture, seen: list[Float32], options: TrainOptions, progress: Progress) -> Any:
+def _aside(session: Session, features: Sequence[str], options: TrainOptions, precision: str) -> dict[str, Any]:
+    """What fitting does beside learning. Checkpoints are of these options, but for those that come in after it."""
+    found: dict[str, Any] = {"tensorboard": session.tensorboard, "checkpoints": None}
+    if session.checkpoints is not None:
+        about = {name: repr(value) for name, value in asdict(options).items() if name not in AFTER}
+        about |= {"features": repr(tuple(features)), "backend": keras.backend.backend(), "precision": precision}
+        found["checkpoints"] = open_checkpoints(session.checkpoints, about, session.resume)
+    return found
+
+
+def _untaught(
+    kind: Architecture, seen: list[Float32], options: TrainOptions, progress: Progress, aside: dict[str, Any]
+) -> Any:
     """The model before its whole learns, from windows (n, W, F) and (m, W, F) if it is stacked layer by layer."""
     units = options.units or kind.units
     if kind.pretrain is None:
@@ -262,6 +291,7 @@ def _untaught(kind: Architecture, seen: list[Float32], options: TrainOptions, pr
         patience=options.patience,
         seed=options.seed,
         progress=progress,
+        **aside,
     )[0]
 
 

@@ -12,6 +12,7 @@ after it turns log-odds into a probability; the service takes the log-odds.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import keras
@@ -22,6 +23,7 @@ from stream_detector.bundle import State
 from stream_detector.errors import DataError
 from stream_detector.events import Float32
 from training.autoencoders.codes import code_of
+from training.checkpoints import Checkpoints
 from training.fit import History, fit
 from training.progress import Progress, silent
 
@@ -75,6 +77,8 @@ def fine_tune(
     patience: int = 5,
     seed: int = 0,
     progress: Progress = silent,
+    checkpoints: Checkpoints | None = None,
+    tensorboard: Path | None = None,
 ) -> History:
     """Teach a `classifier`, all of its layers, labels (n) of 0 and 1 for windows (n, W, F) in scaled units.
 
@@ -98,6 +102,8 @@ def fine_tune(
         seed=seed,
         progress=progress,
         stage="fine-tune",
+        checkpoints=checkpoints,
+        tensorboard=tensorboard,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from keras import layers
 
 from stream_detector.events import Float32
 from training.autoencoders import dense
+from training.checkpoints import Checkpoints
 from training.fit import fit
 from training.progress import Progress, silent
 
@@ -53,6 +55,8 @@ def pretrain(
     patience: int = 5,
     seed: int = 0,
     progress: Progress = silent,
+    checkpoints: Checkpoints | None = None,
+    tensorboard: Path | None = None,
 ) -> tuple[Any, list[Stage]]:
     """The dense model of windows (n, W, F) in 0..1 that starts from its stages' weights, and those stages.
 
@@ -84,6 +88,8 @@ def pretrain(
             seed=seed + depth,
             progress=progress,
             stage=f"pretrain {depth}",
+            checkpoints=checkpoints,
+            tensorboard=tensorboard,
         )
         kernel, bias, kernel_back, bias_back = single.get_weights()
         encoder.set_weights([kernel, bias])
