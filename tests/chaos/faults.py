@@ -40,7 +40,9 @@ class Scenario:
     mode: Literal["exactly_once", "at_least_once"] = "exactly_once"
     transaction_timeout: str = "3s"
     redis: Sequence[RedisFault] = ()  # spread over the deaths
-    broker: Literal["shared", "restarted", "cluster"] = "shared"  # which one, and so what becomes of it
+    broker: Literal["shared", "leader killed", "restarted"] = (
+        "shared"  # one that stays, or what becomes of one of three
+    )
     broker_faults: int = 0
     broken: Break | None = None
 
@@ -81,7 +83,7 @@ def run(bootstrap: str, scenario: Scenario, seed: int, strike: Strike | None = N
         stride=scenario.stride,
         mode=scenario.mode,
         transaction_timeout=scenario.transaction_timeout,
-        replicas=3 if scenario.broker == "cluster" else 1,
+        replicas=1 if scenario.broker == "shared" else 3,
         broken=scenario.broken,
     ) as world:
         history = History(world, scenario, random.Random(seed), strike)

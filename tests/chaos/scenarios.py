@@ -10,7 +10,6 @@ from kafka.errors import KafkaError
 
 from tests.chaos.faults import Outcome, Scenario, Strike, run
 from tests.chaos.world import World, looks
-from tests.servers import KafkaBroker
 from tests.servers.cluster import NODES, KafkaCluster
 
 EVERYWHERE = (
@@ -27,7 +26,7 @@ CAUGHT_UP = 30.0  # seconds that a broker may take to have everything again
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("leader killed", kills=5, points=EVERYWHERE, broker="cluster", broker_faults=2),
+        Scenario("leader killed", kills=5, points=EVERYWHERE, broker="leader killed", broker_faults=2),
         Scenario("named workers killed", kills=24, points=EVERYWHERE, static=True, stride=3),
         Scenario("workers killed", kills=16, points=EVERYWHERE, workers=4),
         Scenario("broker restarted", kills=6, points=EVERYWHERE, broker="restarted", broker_faults=2, static=True),
@@ -77,21 +76,24 @@ PROTECTED = {
 
 
 def perform(scenario: Scenario, seed: int, shared: str) -> Outcome:
-    """One history on the broker that it needs; ``shared`` is one that stays."""
-    if scenario.broker == "cluster":
-        with KafkaCluster(BROKER) as cluster:
-            return run(cluster.bootstrap, scenario, seed, lose_leader(cluster, random.Random(seed)))
-    if scenario.broker == "restarted":
-        with KafkaBroker(BROKER) as broker:
-            return run(broker.bootstrap, scenario, seed, restart(broker))
-    return run(shared, scenario, seed)
+    """One history on the brokers that it needs; ``shared`` is one that stays.
+
+    Three where one goes away: a lone broker of Kafka 4.4 that is killed right after a commit, and now and then one that
+    is stopped in order, records a transaction as complete without its marker among the group's offsets.
+    """
+    if scenario.broker == "shared":
+        return run(shared, scenario, seed)
+    with KafkaCluster(BROKER) as cluster:
+        strike = {"leader killed": lose_leader, "restarted": restart}[scenario.broker](cluster, random.Random(seed))
+        return run(cluster.bootstrap, scenario, seed, strike)
 
 
-def restart(broker: KafkaBroker) -> Strike:
-    """Orderly: a lone broker of Kafka 4.4 that is killed right after a commit may forget the transaction's markers."""
+def restart(cluster: KafkaCluster, rng: random.Random) -> Strike:
+    """One after another, in order, as an upgrade does it."""
 
     def strike(world: World) -> str:
-        broker.restart()
+        rng.choice(list(cluster.nodes.values())).restart()
+        whole(cluster.bootstrap)
         return "broker restarted"
 
     return strike
