@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,39 +14,46 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_detector.adapters.keras import load_model
+from stream_detector.bundle import load_bundle
 from stream_detector.errors import DataError, SettingsError
+from tests.training.test_train import events
 from training.autoencoders import architecture
 from training.checkpoints import Checkpoints, State, digest, open_checkpoints
 from training.fit import History, fit
+from training.options import Session
+from training.progress import Progress, silent
+from training.train import TrainOptions, train
 
 WINDOWS = np.random.default_rng(3).random((330, 8, 2)).astype(np.float32)
 LEARN, CHECK = WINDOWS[:270], WINDOWS[270:]
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-import numpy as np
-from stream_detector.adapters.file import FileSource  # as the command does
-from tests.training.test_train import events
-from training.train import Session, TrainOptions, train
-
-kind, out, folder, strike = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+from tests.training.test_checkpoints import trained
 
 def progress(stage, done, total, figures):
     print(stage, done, flush=True)
-    if f"{stage} {done}" == strike:
+    if f"{stage} {done}" == sys.argv[4]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-label = "label" if kind == "dense" else None
-given = events(1500)
-if label:
-    odd = (np.arange(1500) // 3 % 40 > 36).astype(np.float32)
-    given = type(given)(given.sensors, given.timestamps, np.column_stack([given.values, odd]).astype(np.float32),
-                        given.offsets, given.arrivals)
-options = TrainOptions(kind=kind, length=8, stride=2, units=(12, 4) if "stacked" in kind else (6,), epochs=4, batch=64,
-                       seed=5, budget=2.0, label=label, fine_tune=label is not None)
-session = Session(Path(folder) if folder else None, resume=True)
-train([given], ["wave", "noise", "still"], options, out, progress, session=session)
+trained(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), progress)
 """
+
+
+def trained(kind: str, out: Path, folder: Path | None, progress: Progress = silent) -> None:
+    """A small training as the command does it, of labels too where the kind is dense."""
+    given = events(1500)
+    label = "label" if kind == "dense" else None
+    if label:
+        odd = (np.arange(1500) // 3 % 40 > 36).astype(np.float32)
+        given = replace(given, values=np.column_stack([given.values, odd]).astype(np.float32))
+    options = TrainOptions(
+        kind=kind, length=8, stride=2, units=(12, 4) if kind == "stacked" else (6,), epochs=4, batch=64,
+        seed=5, budget=2.0, label=label, fine_tune=label is not None,
+    )  # fmt: skip
+    session = Session(folder, resume=folder is not None)
+    train([given], ["wave", "noise", "still"], options, out, progress, session=session)
 
 
 def taught(
@@ -107,29 +114,20 @@ def test_each_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(("kind", "strike"), [("lstm", "fit 2"), ("stacked", "pretrain 2 3"), ("dense", "fine-tune 1")])
 def test_killed_between_epochs(kind: str, strike: str, tmp_path: Path) -> None:
-    def run(out: str, folder: str, strike: str = "") -> tuple[int, list[str]]:
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, kind, str(tmp_path / out), folder, strike],
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        return done.returncode, done.stdout.splitlines()
-
     folder = tmp_path / "checkpoints"
-    assert run("whole", "")[0] == 0
-    code, first = run("killed", str(folder), strike)
-    assert code == -signal.SIGKILL
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, kind, str(tmp_path / "killed"), str(folder), strike],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert strike in done.stdout.splitlines()
     assert not (tmp_path / "killed").exists()
-    code, second = run("killed", str(folder))
-    assert code == 0
-    assert strike in first
-    assert strike not in second  # it was not learnt again
-    from stream_detector.adapters.keras import load_model
-    from stream_detector.bundle import load_bundle
-
+    again: list[str] = []
+    trained(kind, tmp_path / "killed", folder, lambda stage, done, *_: again.append(f"{stage} {done}"))
+    assert strike not in again  # it was not learnt again
+    trained(kind, tmp_path / "whole", None)
     whole, resumed = (load_model(load_bundle(tmp_path / name)) for name in ("whole", "killed"))
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
