@@ -36,7 +36,7 @@ from stream_detector.settings import Settings
 from stream_detector.timestamps import parse, rfc3339
 from training.baselines import History, Judged, available, judge
 from training.metrics import changepoints, events, hit_rate, nab, rows, spans_of, vus_pr
-from training.options import TrainOptions
+from training.options import ALONE, Session, TrainOptions
 from training.report import Summary
 from training.train import BUDGET, train
 
@@ -127,7 +127,8 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
             options = TrainOptions(
                 kind=given.model, length=plan.window, stride=plan.stride, epochs=given.epochs, seed=seed
             )
-            learn(streams, options, work / "bundle")
+            learned = Session(work / "checkpoints", resume=True, keep=True)  # what is asked for comes after learning
+            learn(streams, options, work / "bundle", learned)
             taught = time.monotonic() - started
             judged = stream_through(work / "bundle", scored, plan, work)
             found["stream-detector"].append(figures(name, scored, judged))
@@ -142,7 +143,7 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
                 continue
             found["… normal stretches cut out"] = [cut_out(name, scored, plan, work)]
             for budget in BUDGETS:
-                learn(streams, replace(options, budget=budget), work / "asked")
+                learn(streams, replace(options, budget=budget), work / "asked", learned)
                 said = stream_through(work / "asked", scored, plan, work)
                 found[f"… asked for {budget:g} a day"] = [figures(name, scored, said)]
             if name == "skab":
@@ -152,7 +153,7 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
     return found
 
 
-def learn(streams: Sequence[Stream], options: TrainOptions, out: Path) -> Summary:
+def learn(streams: Sequence[Stream], options: TrainOptions, out: Path, session: Session = ALONE) -> Summary:
     """A bundle from the training rows of all streams; each is a sensor."""
     parts = []
     for stream in streams:
@@ -166,7 +167,7 @@ def learn(streams: Sequence[Stream], options: TrainOptions, out: Path) -> Summar
                 np.full(count, -1),
             )
         )
-    return train(parts, streams[0].columns, options, out)
+    return train(parts, streams[0].columns, options, out, session=session)
 
 
 def stream_through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Path) -> dict[str, Judged]:

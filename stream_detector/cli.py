@@ -145,7 +145,7 @@ def train(
         precision=cast("Precision", precision),
     )
     check_options(options)  # before anything is read
-    session = Session(checkpoints, resume, tensorboard, _size("--max-memory", max_memory))
+    session = Session(checkpoints, resume, tensorboard=tensorboard, memory=_size("--max-memory", max_memory))
     choose_device(device)
     if precision == "mixed" and policy("mixed") == "float32":
         err.print(f"[yellow]{ON_CPU}[/]", highlight=False)

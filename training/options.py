@@ -58,6 +58,7 @@ class Session:
 
     checkpoints: Path | None = None  # a folder to write to after each epoch
     resume: bool = False  # go on with what is there
+    keep: bool = False  # checkpoints, when the bundle is written: to calibrate again without learning again
     tensorboard: Path | None = None  # a folder for losses
     memory: int = MEMORY  # bytes of events to hold; beyond that they go to a file beside the bundle
 

@@ -102,7 +102,7 @@ def train(
     as normal, nor in statistics and thresholds. The same events, options and machine give the same weights.
 
     With checkpoints in the ``session`` a killed training goes on where it was, to the same weights; they are removed
-    once the bundle is written.
+    once the bundle is written, unless it keeps them.
 
     Sets the process's random seeds. Raises `DataError` if the data are too few or hold nothing, or for labels
     that are none, `SettingsError` for options that make no sense, `BundleError` if ``out`` cannot be written.
@@ -178,7 +178,7 @@ def train(
             thresholds=found.thresholds,
             report=work / "report",
         )
-    if aside["checkpoints"] is not None:
+    if aside["checkpoints"] is not None and not session.keep:
         aside["checkpoints"].clear()
     progress("report", 1, 1, {})
     return replace(summary, version=written.version)

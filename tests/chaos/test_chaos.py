@@ -18,7 +18,7 @@ from tests.chaos.faults import Outcome, Scenario
 from tests.chaos.scenarios import BROKER, CONTROLS, SCENARIOS, perform
 from tests.servers import KafkaBroker
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(1_200)]
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-START_SECONDS = 60.0  # the broker needs 3 s on an idle machine; a busy one is given more
+START_SECONDS = 120.0  # the broker needs 3 s on an idle machine; a busy one is given more
 STOP_SECONDS = 30.0
 LOG_LINES = 40
 
