@@ -25,9 +25,10 @@ from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder
 from stream_detector.configured import bounded, heartbeats_of, model_of, rules_of
 from stream_detector.errors import DataError, Fenced, Refused, Unavailable
-from stream_detector.events import Alert, Float32, Slice
+from stream_detector.events import Alert, Float32, Model, Slice
 from stream_detector.pipeline import Pipeline
 from stream_detector.ports import Delivery
+from stream_detector.reload import Judging, Reload
 from stream_detector.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,14 @@ class Service:
         pipeline: Pipeline,
         scorer: KerasScorer,
         *,
+        reload: Reload | None = None,
+        served: Callable[[Model], None] = lambda model: None,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """``served`` is told of another model that judges from now on, which ``reload`` made ready."""
         self.pipeline, self.scorer, self.now, self.sleep = pipeline, scorer, now, sleep
+        self.reload, self.served = reload, served
         self.stopped_by: int | None = None  # the signal
         self.trouble: str | None = "starting"
         self.last_turn = now()
@@ -70,6 +75,8 @@ class Service:
         gc.freeze()
         self.pipeline.source.open(self.pipeline)
         self.pipeline.outlet.open()
+        if self.reload is not None:
+            self.reload.start()
         self.trouble, self.last_turn = None, self.now()
         log.info("started: model %s %s is warm", self.pipeline.model.name, self.pipeline.model.version)
 
@@ -81,6 +88,7 @@ class Service:
                 if self.trouble is not None:
                     # With a new producer. The source is left alone: polling it joins again by itself.
                     self.pipeline.outlet.open()
+                self._take_model()
                 self.pipeline.turn()
                 pause, self.trouble, self.last_turn = FIRST_PAUSE, None, self.now()
             except (Unavailable, Fenced) as error:
@@ -92,8 +100,17 @@ class Service:
                 self._wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
+    def _take_model(self) -> None:
+        ready = None if self.reload is None else self.reload.take()
+        if ready is not None:
+            self.pipeline.judge_by(ready.scorer, ready.model, ready.rules, ready.settings, ready.heartbeats)
+            self.served(ready.model)
+            log.info("model %s %s judges from here on", ready.model.name, ready.model.version)
+
     def shut(self) -> None:
         """Publish what is in flight, leave the group. After a failure the next owner does the former."""
+        if self.reload is not None:
+            self.reload.close()
         try:
             if self.trouble is None:
                 self.pipeline.drain()
@@ -164,9 +181,9 @@ class RecordingObserver(Silent):
             self.heard(alert)
 
 
-def run_service(settings: Settings, bundle: Bundle) -> int:
-    """`stream-detector run` in one process."""
-    settings = bounded(settings, bundle.manifest)
+def run_service(asked: Settings, bundle: Bundle, location: str | None = None) -> int:
+    """`stream-detector run` in one process; other bundles at ``location`` take over as they come."""
+    settings = bounded(asked, bundle.manifest)
     model = model_of(bundle.manifest)
     observer = PrometheusObserver(model, time.time)
     decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
@@ -183,7 +200,21 @@ def run_service(settings: Settings, bundle: Bundle) -> int:
         settings,
         heartbeats=heartbeats_of(bundle.manifest, settings),
     )
-    service = Service(pipeline, scorer)
+    reload = None
+    if location is not None and asked.bundle.reload != "off":
+
+        def prepare(found: Bundle) -> Judging:
+            own = bounded(asked, found.manifest)
+            other = KerasScorer(found, own.device.max_batch_windows, own.publish.embeddings)
+            other.load()
+            other.warm()
+            manifest = found.manifest
+            return Judging(other, model_of(manifest), rules_of(manifest, own), own, heartbeats_of(manifest, own))
+
+        every = asked.bundle.reload / 1_000
+        reload = Reload(location, model.version, pipeline.rules, prepare, observer.reload_failed, every)
+        signal.signal(signal.SIGHUP, lambda number, frame: reload.wake())
+    service = Service(pipeline, scorer, reload=reload, served=observer.serving)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)
     port = settings.metrics

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
 from stream_detector.adapters.kafka import probe_kafka
 from stream_detector.adapters.keras import KerasScorer, device_name
 from stream_detector.adapters.redis import RedisStore
-from stream_detector.configured import open_bundle
+from stream_detector.adapters.registry import open_bundle
 from stream_detector.errors import Moved, StreamDetectorError
 from stream_detector.events import Finding, Partition
 from stream_detector.ports import Update
@@ -21,7 +20,7 @@ OLDEST_REDIS = (6, 2)  # LPOP with a count
 SKEW = 10.0  # seconds between two clocks that are synchronised, at the very most
 
 
-def findings(settings: Settings, bundle: Path | None) -> Iterator[Finding]:
+def findings(settings: Settings, bundle: str | None) -> Iterator[Finding]:
     """The settings have been read already; the rest as it is found."""
     yield Finding("settings", True, "valid")
     yield from _bundle(settings, bundle)
@@ -29,7 +28,7 @@ def findings(settings: Settings, bundle: Path | None) -> Iterator[Finding]:
     yield from probe_kafka(settings)
 
 
-def _bundle(settings: Settings, path: Path | None) -> Iterator[Finding]:
+def _bundle(settings: Settings, path: str | None) -> Iterator[Finding]:
     try:
         bundle = open_bundle(settings, path)
     except StreamDetectorError as error:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stream_detector import models
 from stream_detector.errors import DataError, SettingsError, StreamDetectorError, UserError
 from stream_detector.text import visible
 
@@ -33,10 +34,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(models.app, name="models")
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML); the environment wins over it.")]
-BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Model bundle; wins over bundle.path.")]
+BundlePath = Annotated[
+    str | None, typer.Option("--bundle", help="Bundle or registry, a folder or a URL; wins over bundle.path.")
+]
 Data = Annotated[list[str], typer.Argument(metavar="DATA…", help="CSV (also .gz), JSON Lines or Parquet files.")]
 Columns = Annotated[
     str | None, typer.Option(help="Comma-separated column names, for files without a header.", metavar="NAMES")
@@ -176,16 +180,17 @@ def run(
         sys.exit(_supervise(settings, workers))
     logging.getLogger("stream_detector").setLevel(logging.INFO)
     _import_keras()
+    from stream_detector.adapters.registry import open_bundle
     from stream_detector.app import run_service
-    from stream_detector.configured import open_bundle
+    from stream_detector.configured import located
 
-    sys.exit(run_service(settings, open_bundle(settings, bundle)))
+    sys.exit(run_service(settings, open_bundle(settings, bundle), located(settings, bundle)))
 
 
 @app.command()
 def replay(
     data: Data,
-    bundle: Annotated[Path, typer.Option("--bundle", help="Model bundle.")],
+    bundle: Annotated[str, typer.Option("--bundle", help="Bundle or registry, a folder or a URL.")],
     out_: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")],
     speed: Annotated[float | None, typer.Option(help="Event time per real time; as fast as can be if absent.")] = None,
     config: Config = None,
@@ -197,8 +202,8 @@ def replay(
     if speed is not None and not 0 < speed < float("inf"):
         raise SettingsError(f"--speed {speed}: give a number above 0, or leave it out for as fast as can be")
     _import_keras()
+    from stream_detector.adapters.registry import open_bundle
     from stream_detector.app import replay
-    from stream_detector.configured import open_bundle
 
     result = replay(
         data,
@@ -218,7 +223,7 @@ def replay(
 @app.command()
 def evaluate(
     data: Data,
-    bundle: Annotated[Path, typer.Option("--bundle", help="Model bundle.")],
+    bundle: Annotated[str, typer.Option("--bundle", help="Bundle or registry, a folder or a URL.")],
     labels: Annotated[
         str | None,
         typer.Option(
@@ -247,7 +252,7 @@ def evaluate(
     if per is None:
         raise SettingsError(f"--labels-per {labels_per}: give one of {', '.join(PERS)}")
     _import_keras()
-    from stream_detector.configured import open_bundle
+    from stream_detector.adapters.registry import open_bundle
     from training.evaluate import Source, about, evaluate, table
 
     source = Source(data, columns.split(",") if columns else None, _period(period))

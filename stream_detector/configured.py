@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 
-from stream_detector.bundle import Bundle, Manifest, check_fits, load_bundle
+from stream_detector.bundle import Bundle, Manifest, check_fits
 from stream_detector.errors import SettingsError
 from stream_detector.events import Model
 from stream_detector.policy import Feature
@@ -17,12 +16,16 @@ from stream_detector.silence import Heartbeats
 log = logging.getLogger(__name__)
 
 
-def open_bundle(settings: Settings, path: Path | None = None) -> Bundle:
-    """The verified bundle; ``path`` (from ``--bundle``) wins. Raises `BundleError` or `SettingsError`."""
+def located(settings: Settings, path: str | None = None) -> str:
+    """Where the bundle is; ``path`` (from ``--bundle``) wins. Raises `SettingsError` if nobody said."""
     chosen = path or settings.bundle.path
     if chosen is None:
         raise SettingsError("no bundle: give --bundle FOLDER or set bundle.path (`stream-detector train` makes one)")
-    bundle = load_bundle(chosen)
+    return chosen
+
+
+def checked(settings: Settings, bundle: Bundle) -> Bundle:
+    """The bundle, if the settings are for it. Raises `BundleError` or `SettingsError`."""
     check_fits(bundle, length=settings.window.length, stride=settings.window.stride)
     fitted(settings, bundle.manifest)
     return bundle

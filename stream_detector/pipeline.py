@@ -39,9 +39,11 @@ EXPECTED = ("fresh", "resumed", "ahead")  # the other cases say that something w
 
 @dataclass(slots=True)
 class Flight:
-    """The batch that the device works on."""
+    """The batch that the device works on, and what judges all of it."""
 
     works: list[Work]
+    scorer: Scorer
+    model: Model
     errors: Future[tuple[Errors, Float32 | None, float, float]]  # codes if asked; when the device began and ended
     launched: float
 
@@ -93,6 +95,21 @@ class Pipeline:
     def drain(self) -> None:
         """Publish what is in flight."""
         self._finish()
+
+    def judge_by(
+        self, scorer: Scorer, model: Model, rules: Rules, settings: Settings, heartbeats: Heartbeats | None
+    ) -> None:
+        """Let another model judge from the next batch on; what is in flight is judged by the one that scored it.
+
+        Its ``rules`` have the same features, length and stride: windows go on as they are.
+        """
+        self.scorer, self.model, self.rules, self.settings, self.heartbeats = scorer, model, rules, settings, heartbeats
+        self.criteria = criteria_of(rules, settings)
+        self.lookback = lookback_of(rules, with_longest_memory(rules, settings))
+        for owned in self.owned.values():
+            owned.table.rules = rules
+            if owned.watch is not None and heartbeats is not None:
+                owned.watch.listen(heartbeats)
 
     def idle(self, timeout: float) -> None:
         """Stay in the group while nothing can be done; only after `reset`."""
@@ -158,12 +175,15 @@ class Pipeline:
         sensors = [sensor for work in works for sensor in work.windows.sensors]
         values = np.concatenate([work.windows.values for work in works])
         launched = self.clock()
-        return Flight(works, self.device.submit(self._score, sensors, values), launched)
+        errors = self.device.submit(self._score, self.scorer, sensors, values)
+        return Flight(works, self.scorer, self.model, errors, launched)
 
-    def _score(self, sensors: Sequence[str], values: Float32) -> tuple[Errors, Float32 | None, float, float]:
+    def _score(
+        self, scorer: Scorer, sensors: Sequence[str], values: Float32
+    ) -> tuple[Errors, Float32 | None, float, float]:
         began = self.clock()
-        errors = self.scorer.score(sensors, values)
-        codes = self.scorer.embed(sensors, values) if self.settings.publish.embeddings else None
+        errors = scorer.score(sensors, values)
+        codes = scorer.embed(sensors, values) if self.settings.publish.embeddings else None
         return errors, codes, began, self.clock()
 
     def _finish(self, leaving: Sequence[Partition] = ()) -> None:
@@ -174,7 +194,7 @@ class Pipeline:
         errors, codes, began, ended = flight.errors.result()
         self.observer.took("queue", began - flight.launched)
         self.observer.took("compute", ended - began)
-        delivery, changed, events_ended = self._judge(flight.works, errors, codes)
+        delivery, changed, events_ended = self._judge(flight, errors, codes)
         started = self.clock()
         if delivery.positions:
             self.outlet.deliver(delivery)
@@ -189,13 +209,18 @@ class Pipeline:
         self.observer.took("settle", self.clock() - started)
 
     def _judge(
-        self, works: list[Work], errors: Errors, codes: Float32 | None
+        self, flight: Flight, errors: Errors, codes: Float32 | None
     ) -> tuple[Delivery, dict[Partition, dict[str, Incident | None]], Int64]:
         """What to publish, which alert states changed by partition, and the end times of the published windows."""
         delivery, at = Delivery([], [], [], {}), 0
         changed: dict[Partition, dict[str, Incident | None]] = {}
         ends: list[Int64] = [np.empty(0, np.int64)]
-        for work in works:
+
+        def expect(windows: Windows, errors: Errors) -> Float32:
+            asked = windows.sensors, windows.values, errors.names
+            return self.device.submit(flight.scorer.expect, *asked).result()
+
+        for work in flight.works:
             windows, mine = work.windows, errors.cut(at, at + len(work.windows))
             own = None if codes is None else codes[at : at + len(windows)]
             at += len(windows)
@@ -205,9 +230,9 @@ class Pipeline:
             if own is not None:
                 unpublished = windows.offsets[:, 1] >= owned.committed
                 named = np.flatnonzero(unpublished & np.isfinite(mine.score) & embedded(own))
-                delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, self.model))
+                delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, flight.model))
             windows, mine, unscored = without_unscored(windows, mine)
-            judged = judge(work.partition, windows, mine, owned.incidents, self.criteria, self._expect, owned.floor)
+            judged = judge(work.partition, windows, mine, owned.incidents, self.criteria, expect, owned.floor)
             changed[work.partition] = judged.touched
             self.observer.scored(windows, mine)
             # What ends before the committed offset has been published by an earlier owner.
@@ -215,10 +240,10 @@ class Pipeline:
             wanted = {"all": fresh, "anomalous": fresh & (mine.score >= 1), "none": fresh & False}
             chosen = np.flatnonzero(wanted[self.settings.publish.scores])
             about = work.partition, windows, mine
-            names = self.rules.features, self.model
+            names = self.rules.features, flight.model
             delivery.scores.extend(score_records(*about, judged.states, chosen, *names))
             changes = [change for change in judged.changes if fresh[change[0]]]
-            delivery.alerts.extend(alert_records(*about, changes, self._expect, *names))
+            delivery.alerts.extend(alert_records(*about, changes, expect, *names))
             rejects = sorted([*work.rejects, *unscored], key=lambda reject: reject.offset)
             new = [reject for reject in rejects if reject.offset >= owned.committed]
             delivery.rejects.extend((work.partition, reject) for reject in new)
@@ -226,9 +251,6 @@ class Pipeline:
             if work.end > owned.committed:
                 delivery.positions[work.partition] = work.end
         return delivery, changed, np.concatenate(ends)
-
-    def _expect(self, windows: Windows, errors: Errors) -> Float32:
-        return self.device.submit(self.scorer.expect, windows.sensors, windows.values, errors.names).result()
 
     def _settle(self, work: Work, touched: Iterable[str]) -> bool:
         """Whether the store took it."""

@@ -194,7 +194,8 @@ class Metrics(Section):
 
 
 class Bundle(Section):
-    path: Path | None = None
+    path: str | None = None  # a bundle, or a registry of them; a folder or a URL such as s3://bucket/models
+    reload: Duration | Literal["off"] = 30_000  # how often to look for another one there
 
 
 class Device(Section):

@@ -49,6 +49,11 @@ class Watch:
         self._heard: Float64 = np.empty(0)
         self._limits: dict[str, float] = {}
 
+    def listen(self, heartbeats: Heartbeats) -> None:
+        """Go by other limits from now on."""
+        self.heartbeats = heartbeats
+        self._limits.clear()
+
     def silent(self, table: Table, now: float) -> list[str]:
         """Sensors not heard of for longer than they may; ``now`` in seconds of a monotonic clock."""
         more = len(table.offset) - len(self._offsets)

@@ -25,8 +25,13 @@ def supervise(arguments: Sequence[str], workers: int, port: int) -> int:
         for child in children:
             child.send_signal(number)
 
+    def wake(number: int, frame: object) -> None:  # look for another bundle
+        for child in children:
+            child.send_signal(number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
+    signal.signal(signal.SIGHUP, wake)
     for index in range(workers):
         if not received:
             children.append(subprocess.Popen(command, env=worker_environment(index, port)))

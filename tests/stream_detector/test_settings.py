@@ -75,7 +75,7 @@ def test_every_key_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch
     settings = load_settings()
     assert settings.columns.ignored == ["a", "b"]
     assert (settings.window.max_gap, settings.window.grace) == (300_000, 250)
-    assert settings.bundle.path == Path("/models/pumps")
+    assert settings.bundle.path == "/models/pumps"
     assert settings.alerts.major == 1.5
     assert settings.kafka.client()["bootstrap_servers"] == "one:9092,two:9092"
 

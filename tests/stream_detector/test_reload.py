@@ -1,0 +1,214 @@
+"""Another bundle takes over between two batches; one that will not do changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from stream_detector.app import Service
+from stream_detector.bundle import Bundle
+from stream_detector.errors import BundleError
+from stream_detector.events import Errors, Float32, Model, Score
+from stream_detector.reload import Judging, Reload
+from stream_detector.sensors import Rules
+from stream_detector.settings import Settings
+from stream_detector.silence import Heartbeats
+from tests.simulated import RULES, SETTINGS, SumScorer
+from tests.stream_detector.test_app import LOG, Rig
+from tests.stream_detector.test_bundle import manifest, write
+
+MADE = Rules(("pressure", "current"), length=8, stride=2, means=(0.0, 0.0))  # what `write` makes bundles for
+
+
+class Watcher:
+    """A `Reload` of a folder whose looks are called by hand; models are made of nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.failures = folder, 0
+        version = write(folder).version
+        self.reload = Reload(str(folder), version, MADE, self.prepare, self.failed, 3_600)
+        self.broken: Exception | None = None
+
+    def prepare(self, bundle: Bundle) -> Judging:
+        if self.broken is not None:
+            raise self.broken
+        made = bundle.manifest
+        return Judging(SumScorer(), Model(made.name, made.version), MADE, Settings(), None)
+
+    def failed(self) -> None:
+        self.failures += 1
+
+    def look(self) -> Judging | None:
+        self.reload.look()
+        return self.reload.take()
+
+
+@pytest.fixture
+def watcher(tmp_path: Path) -> Watcher:
+    return Watcher(tmp_path / "pumps")
+
+
+def test_nothing_is_made_ready_while_the_bundle_is_the_same(watcher: Watcher) -> None:
+    assert watcher.look() is None
+
+
+def test_another_version_is_made_ready_once(watcher: Watcher) -> None:
+    version = write(watcher.folder, b"another model").version
+    found = watcher.look()
+    assert found is not None
+    assert found.model.version == version
+    assert watcher.look() is None
+    assert watcher.failures == 0
+
+
+def test_of_two_that_came_in_between_the_newest_is_taken(watcher: Watcher) -> None:
+    write(watcher.folder, b"second")
+    watcher.reload.look()
+    version = write(watcher.folder, b"third").version
+    found = watcher.look()
+    assert found is not None
+    assert found.model.version == version
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"features": ("pressure", "voltage")}, "has features pressure, voltage, the windows that are kept have"),
+        ({"features": ("current", "pressure")}, "has features current, pressure"),  # their order is that of the rows
+        ({"length": 16}, "has length 16, the windows that are kept have 8"),
+        ({"stride": 4}, "has stride 4"),
+    ],
+)
+def test_one_for_other_windows_is_refused_and_told_once(
+    watcher: Watcher, changes: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(watcher.folder, b"another", **changes)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert watcher.look() is None
+    assert watcher.failures == 1
+    [record] = caplog.records
+    assert told in record.getMessage()
+    assert "goes on judging" in record.getMessage()
+
+
+@pytest.mark.parametrize("broken", [BundleError("no such layer"), RuntimeError("CUDA says no")])
+def test_one_that_fails_to_load_is_tried_again(watcher: Watcher, broken: Exception) -> None:
+    write(watcher.folder, b"another")
+    watcher.broken = broken
+    assert watcher.look() is None
+    watcher.broken = None
+    assert watcher.look() is not None
+    assert watcher.failures == 1
+
+
+def test_a_bundle_that_is_gone_or_damaged_changes_nothing(watcher: Watcher) -> None:
+    (watcher.folder / "model.keras").write_bytes(b"tampered")  # of the version that judges already: nothing to load
+    assert watcher.look() is None
+    assert watcher.failures == 0
+    version = write(watcher.folder, b"another").version
+    (watcher.folder / "model.keras").write_bytes(b"tampered")
+    assert watcher.look() is None
+    assert watcher.failures == 1
+    (watcher.folder / "model.keras").write_bytes(b"another")
+    found = watcher.look()
+    assert found is not None
+    assert found.model.version == version
+
+
+def test_the_thread_looks_when_it_is_woken(watcher: Watcher) -> None:
+    version = write(watcher.folder, b"another").version
+    watcher.reload.start()
+    watcher.reload.wake()
+    found = None
+    while found is None:  # pytest's own timeout ends this if it never comes
+        found = watcher.reload.take()
+    assert found.model.version == version
+    watcher.reload.close()
+    watcher.reload._thread.join(10)
+    assert not watcher.reload._thread.is_alive()
+
+
+class Other(SumScorer):
+    """Another model: twice the error."""
+
+    def score(self, sensors: Sequence[str], values: Float32) -> Errors:
+        found = super().score(sensors, values)
+        return replace(found, score=2 * found.score, error=2 * found.error)
+
+    def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[str]) -> Float32:
+        return values * 0 + 7
+
+
+class Ready:
+    """Stands in for `Reload`: something is ready before the third turn."""
+
+    def __init__(self, judging: Judging, turn: int) -> None:
+        self.judging, self.turn, self.turns, self.closed = judging, turn, 0, False
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def close(self) -> None:
+        self.closed = True
+
+    def take(self) -> Judging | None:
+        self.turns += 1
+        return self.judging if self.turns == self.turn else None
+
+
+def run(turn: int) -> tuple[Rig, list[Model]]:
+    """A whole log, with another model from that turn on."""
+    rig, told = Rig(LOG), list[Model]()
+    other = Judging(Other(), Model("m", "2"), replace(RULES, means=(1.0,)), SETTINGS, Heartbeats((("a", 60.0),)))
+    reload = Ready(other, turn)
+    rig.service = Service(
+        rig.pipeline,
+        rig.scorer,
+        reload=cast(Any, reload),
+        served=told.append,
+        now=rig.clock.now,
+        sleep=rig.clock.sleep,
+    )
+    assert rig.service.run() == 0
+    assert reload.closed
+    return rig, told
+
+
+@pytest.mark.parametrize("turn", [1, 2, 4, 6, 9])
+def test_each_window_is_judged_once_by_the_model_that_its_score_names(turn: int) -> None:
+    plain = Rig()
+    assert plain.service.run() == 0
+    rig, told = run(turn)
+    assert [model.version for model in told] == ["2"]
+    before, after = (
+        {record.id: record for record in one.broker.published if isinstance(record, Score)} for one in (plain, rig)
+    )
+    assert before.keys() == after.keys()  # none missing, none twice
+    assert len(after) == sum(isinstance(record, Score) for record in rig.broker.published)
+    for name, record in after.items():
+        factor = {"1": 1, "2": 2}[record.model.version]
+        assert record.score == pytest.approx(factor * before[name].score)
+    versions = [record.model.version for record in rig.broker.published if isinstance(record, Score)]
+    assert versions == sorted(versions)  # the old one, then the new one: what was in flight keeps its model
+
+
+def test_an_alert_of_the_batch_in_flight_is_told_by_the_model_that_scored_it() -> None:
+    seen = []
+    for turn in range(1, 30):
+        for record in run(turn)[0].broker.published:
+            if not isinstance(record, Score) and hasattr(record, "status") and record.status == "firing":
+                expected = {"1": 0.0, "2": 7.0}[record.model.version]
+                assert np.allclose(list(record.expected.values()), expected)
+                seen.append(record.model.version)
+    assert set(seen) == {"1", "2"}
+
+
+def test_versions_are_those_of_the_manifest() -> None:
+    assert manifest().version == ""  # `write` gives each its own, or the tests above would compare nothing
