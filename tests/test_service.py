@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from stream_detector.adapters.registry import Registry
+from stream_detector.bundle import load_bundle, write_bundle
+from stream_detector.thresholds import Thresholds
 from tests.servers import KafkaBroker
 from tests.service import (
     RunningService,
@@ -191,3 +195,77 @@ def test_what_is_not_there_is_one_line(
     checked = command("check", "--config", config)
     assert checked.returncode == 1
     assert "FAIL" in checked.stdout
+
+
+def test_a_version_that_is_promoted_takes_over_while_it_runs(
+    broker: KafkaBroker,
+    redis_url: str,
+    bundle: Path,
+    plant: Plant,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "promoted"
+    start_topics(broker, name)
+    registry = Registry(str(tmp_path / "registry"))
+    first, second = registry.add(bundle), registry.add(stricter(bundle, tmp_path / "stricter"))
+    registry.promote(first.version)
+    monkeypatch.setenv("STREAM_DETECTOR__BUNDLE__RELOAD", "100ms")
+    config = write_config(tmp_path, name, broker.bootstrap, redis_url, Path(registry.location))
+    sent = messages(plant, slice(0, 900))
+
+    def serves(version: str) -> bool:
+        return (
+            f'stream_detector_model_info{{name="{first.name}",version="{version}"}} 1.0' in service.get("/metrics")[1]
+        )
+
+    with RunningService(config) as service:
+        service.wait_ready()
+        produce(broker.bootstrap, f"{name}-events", sent[:300], PARTITIONS)
+        wait_for(lambda: score_count(service) >= expected_windows(sent[:300]), "the first windows", service)
+        (tmp_path / "registry" / "current.json").write_text('{"version": "20200101000000-00000000"}')
+        refused = "stream_detector_bundle_last_reload_successful 0.0"
+        wait_for(lambda: refused in service.get("/metrics")[1], "a version that is not there to be refused", service)
+        assert serves(first.version)
+        produce(broker.bootstrap, f"{name}-events", sent[300:600], PARTITIONS)
+        registry.promote(second.version)
+        wait_for(lambda: serves(second.version), "the second version", service)
+        produce(broker.bootstrap, f"{name}-events", sent[600:], PARTITIONS)
+        wait_for(lambda: score_count(service) >= expected_windows(sent), "all windows", service)
+        assert "stream_detector_bundle_last_reload_successful 1.0" in service.get("/metrics")[1]
+        assert service.terminate() == 143
+    scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
+    assert len(scores) == len({score["id"] for score in scores}) == expected_windows(sent)
+    thresholds: dict[str, set[float]] = {first.version: set(), second.version: set()}
+    for sensor in {score["sensor_id"] for score in scores}:
+        own = sorted((one for one in scores if one["sensor_id"] == sensor), key=lambda one: one["window_end"])
+        versions = [one["model"]["version"] for one in own]
+        assert set(versions) == {first.version, second.version}
+        assert versions == sorted(versions, key=[first.version, second.version].index)
+    for score in scores:
+        if score["part"] == "model":
+            thresholds[score["model"]["version"]].add(round(score["threshold"], 4))
+    assert {round(one / 2, 3) for one in thresholds[first.version]} & {
+        round(one, 3) for one in thresholds[second.version]
+    }
+
+
+def stricter(path: Path, target: Path) -> Path:
+    """The same model with half the thresholds."""
+    found = load_bundle(path)
+
+    def halved(of: Thresholds) -> Thresholds:
+        entries = tuple(replace(entry, threshold=entry.threshold / 2) for entry in of.entries)
+        return replace(of, entries=entries, partners={name: halved(part) for name, part in of.partners.items()})
+
+    (target.parent / "model.keras").write_bytes(found.model)
+    manifest = replace(found.manifest, created="2030-01-01T00:00:00.000Z")
+    write_bundle(
+        target,
+        manifest,
+        model=target.parent / "model.keras",
+        scaler=found.scaler,
+        errors=found.errors,
+        thresholds=halved(found.thresholds),
+    )
+    return target
