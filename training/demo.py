@@ -36,7 +36,7 @@ def demo(out: Path, seed: int, console: Console, heard: Callable[[Alert], None])
 
     console.rule("2  Learn what is normal")
     source = FileSource([plant.train], Decoder(FEATURES, Columns(), EventRules()))
-    options = TrainOptions(length=WINDOW, stride=STRIDE, units=(48,), epochs=12, max_windows=12_000, seed=seed)
+    options = TrainOptions(length=WINDOW, stride=STRIDE, epochs=12, seed=seed)
     with shown() as progress:
         summary = train(read_to_end(source), FEATURES, options, out / "bundle", progress, units=UNITS)
     table = Table(show_header=False, box=None)
