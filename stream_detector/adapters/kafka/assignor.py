@@ -19,15 +19,15 @@ class HonestAssignor(CooperativeStickyAssignor):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.member: Callable[[], str] = lambda: ""  # our id in the group now, empty while we are in none
-        self._assigned_to = ""
+        self.assigned_to = ""  # as whom we were last told what is ours
 
     def on_assignment(self, assignment: Any, generation: int) -> None:
         """Remember as whom we got it."""
-        self._assigned_to = self.member()
+        self.assigned_to = self.member()
         super().on_assignment(assignment, generation)
 
     def metadata(self, topics: Any) -> Any:
         """What a JoinGroup request says of us."""
-        if self.member() != self._assigned_to:
+        if self.member() != self.assigned_to:
             self.member_assignment = None
         return super().metadata(topics)

@@ -44,6 +44,7 @@ class KafkaSource:
         self._topic = settings.topics.events
         self._consumer: Any = None
         self._client: Any = None
+        self._assignors: list[HonestAssignor] = []
         self._joined = False  # in the group, at least once since it was opened
         self._ownership: Ownership | None = None
         self._rebalances = Rebalances(self._on_assigned, self._on_revoked, self._on_lost)
@@ -56,9 +57,10 @@ class KafkaSource:
         self.close()
         options = consumer_options(self._settings)
         self._consumer, self._client = connect(KafkaConsumer, options)
-        for assignor in options["partition_assignment_strategy"]:
-            if isinstance(assignor, HonestAssignor):
-                assignor.member = self._member
+        strategy = options["partition_assignment_strategy"]
+        self._assignors = [assignor for assignor in strategy if isinstance(assignor, HonestAssignor)]
+        for assignor in self._assignors:
+            assignor.member = self._member
         self._ownership = ownership
         try:
             self.require([self._topic])
@@ -229,7 +231,7 @@ class KafkaSource:
             if end is None:
                 end = records[-1].offset + 1 if records else start
             if end < start or (records and records[0].offset < start):
-                self._start_over(partition)
+                self._start_over(partition, "the log is another one than before")
             elif end > start:
                 slices.append(self._slice(partition, start, end, records))
         for piece in slices:  # only now: if decoding fails, nothing was taken
@@ -252,13 +254,20 @@ class KafkaSource:
         except OffsetOutOfRangeError as error:
             self._rewind()
             for tp in error.args[0]:
-                self._start_over(Partition(*tp))
+                self._start_over(Partition(*tp), "the log does not reach our position")
 
     def _compare_member(self) -> None:
-        """Start over what we were given back after we had been thrown out: others may have worked on it meanwhile."""
-        member = self._member()
-        for partition in [partition for partition, owner in self._owned.items() if member and owner != member]:
-            self._start_over(partition)
+        """Start over what we were given back after we had been thrown out: others may have worked on it meanwhile.
+
+        We are another member from the answer to JoinGroup on, but what is ours as that comes with the answer to
+        SyncGroup only, which may take as long as the group's leader does: what we still hold may be given to somebody
+        else in between, and must not pass for ours. (Other protocols than the cooperative one give up all before.)
+        """
+        member, assigned = self._member(), self._consumer.assignment()
+        if any(assignor.assigned_to == member for assignor in self._assignors):
+            for partition in [partition for partition, owner in self._owned.items() if owner != member]:
+                if TopicPartition(*partition) in assigned:
+                    self._start_over(partition, "we were out of the group, and were given it back")
 
     def _member(self) -> str:
         """Our id in the group; empty while we are in none."""
@@ -273,11 +282,11 @@ class KafkaSource:
             now = self.identity(partition)
             if now and self._identities.setdefault(partition, now) != now:
                 self._identities[partition] = now
-                self._start_over(partition)
+                self._start_over(partition, "the topic was made anew")
 
-    def _start_over(self, partition: Partition) -> None:
-        """The log ends before our position: cut, or made anew. Let the pipeline open the partition again."""
-        log.warning("%s: the log is another one than before, or no longer reaches our position", partition)
+    def _start_over(self, partition: Partition, why: str) -> None:
+        """Let the pipeline open the partition again."""
+        log.warning("%s: %s; opening it again", partition, why)
         tp = TopicPartition(*partition)
         self._on_lost([tp])
         self._on_assigned([tp])

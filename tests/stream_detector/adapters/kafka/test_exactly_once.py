@@ -12,8 +12,10 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
+from kafka.protocol.consumer import SyncGroupRequest
 from kafka.structs import OffsetAndMetadata
 
+from stream_detector.adapters.kafka import source as source_module
 from stream_detector.errors import Fenced, Unavailable
 from stream_detector.events import Partition
 from tests.stream_detector.adapters.kafka.cluster import Cluster, Owner, delivery, event, polled, read, until
@@ -220,3 +222,51 @@ def test_a_worker_that_was_thrown_out_and_is_back_has_lost_what_it_had(wide: Clu
     assert "revoked" not in [kind for kind, _ in owner.told]
     assert wide.published("scores") == []
     assert outlet.committed(wide.partitions[0]) is None
+
+
+def test_between_joining_again_and_being_told_what_is_ours_nothing_is(
+    wide: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a valid member then, whose offsets the broker takes, and holds what others may be given just now."""
+    monkeypatch.setattr(source_module, "JOINING", 0.2)
+    settings, owner, other = wide.settings(heartbeat_interval_ms=6_000, session_timeout_ms=20_000), Owner(), Owner()
+    source = wide.joined(settings, owner)
+    outlet = wide.outlet(settings, source)
+    for partition in wide.partitions:
+        source.seek(partition, 0)
+    owner.told.clear()
+    before = source.membership(wide.partitions).member_id
+    manager, held, waits = source._consumer._coordinator._manager, threading.Event(), threading.Event()
+    send = manager.send
+
+    async def slowly(request: Any, **options: Any) -> Any:
+        while not held.is_set():
+            waits.set()
+            await manager._net.sleep(0.02)
+        return await send(request, **options)
+
+    def sending(request: Any, **options: Any) -> Any:
+        return (slowly if isinstance(request, SyncGroupRequest) else send)(request, **options)
+
+    monkeypatch.setattr(manager, "send", sending)
+    admin = KafkaAdminClient(bootstrap_servers=wide.broker.bootstrap)
+    newcomer = wide.source(wide.settings())
+    newcomer.open(other)
+    with polled(newcomer):
+        admin.remove_group_members(wide.group, [MemberToRemove(member_id=before)])
+        until(lambda: other.owned == set(wide.partitions))
+        source._consumer._coordinator.request_rejoin()  # before its next heartbeat
+        until(lambda: source.poll(0.1) is not None and waits.is_set())
+        for _ in range(3):
+            source.poll(0.1)
+        assert source._consumer.group_metadata().member_id not in ("", before)
+        assert owner.told == []
+        for partition in wide.partitions:
+            with pytest.raises(Fenced, match="no longer assigned"):
+                outlet.deliver(delivery({partition: 1}, scores=[1]))
+        held.set()
+        until(lambda: source.poll(0.1) is not None and len(owner.owned) == 1 and len(other.owned) == 1)
+    admin.close()
+    assert owner.owned.isdisjoint(other.owned)
+    assert "revoked" not in [kind for kind, _ in owner.told]
+    assert wide.published("scores") == []
