@@ -104,6 +104,7 @@ class Outlet(SimulatedOutlet):
 
 class Device(SumScorer):
     loaded = warmed = False
+    device = "none"
 
     def load(self) -> None:
         self.loaded = True

@@ -100,11 +100,11 @@ def errors(*scores: float) -> Errors:
 def test_every_fact_has_its_metric(observer: PrometheusObserver, server: Server) -> None:
     observer.took("poll", 0.003)
     observer.received(10, {"not-json": 2}, {"late": 3, "duplicate": 4, "restarted": 5})
-    observer.scored(windows(3), errors(0.5, 1.0, np.nan))
-    observer.scored(windows(0), errors())
+    observer.scored(PARTITION, windows(3), errors(0.5, 1.0, np.nan))
+    observer.scored(PARTITION, windows(0), errors())
     observer.delivered(Delivery([], [ALERT], [], {PARTITION: 9}), [20.0, 2_000.0])
     observer.reconciled(PARTITION, "resumed")
-    observer.gauges(partitions=1, sensors=2, pending=6, lag={PARTITION: 8})
+    observer.gauges(partitions=[PARTITION], sensors=2, pending=6, lag={PARTITION: 8}, firing=())
     found = samples(server)
     expected = {
         ("events_total",): 10,
@@ -139,8 +139,8 @@ def test_every_fact_has_its_metric(observer: PrometheusObserver, server: Server)
 
 
 def test_a_partition_that_went_has_no_lag(observer: PrometheusObserver, server: Server) -> None:
-    observer.gauges(partitions=1, sensors=0, pending=0, lag={PARTITION: 8})
-    observer.gauges(partitions=1, sensors=0, pending=0, lag={Partition("events", 4): 1})
+    observer.gauges(partitions=[PARTITION], sensors=0, pending=0, lag={PARTITION: 8}, firing=())
+    observer.gauges(partitions=[PARTITION], sensors=0, pending=0, lag={Partition("events", 4): 1}, firing=())
     lags = [key for key in samples(server) if key[0] == "stream_detector_consumer_lag_events"]
     assert lags == [("stream_detector_consumer_lag_events", "4", "events")]
 
