@@ -21,6 +21,8 @@ def generate() -> dict[str, str]:
         built = json.loads(json.dumps(builder.build(), cls=JSONEncoder))
         for number, panel in enumerate(built["panels"], 1):
             panel["id"] = number  # so that a link to a panel stays one
+        for variable in built["templating"]["list"]:
+            del variable["id"]  # the SDK gives all the same
         for annotation in built.get("annotations", {}).get("list", []):
             # What the SDK's builder does not know of Prometheus' annotations.
             annotation |= {"titleFormat": "{{kind}}", "textFormat": "{{severity}}", "step": "15s", "tagKeys": ""}

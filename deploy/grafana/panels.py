@@ -118,6 +118,7 @@ def heat(title: str, text: str, name: str, unit: str = "short", *, width: int = 
         .datasource(SOURCE)
         .with_target(query.legend_format("{{le}}").format(PromQueryFormat.HEATMAP).ref_id("A").datasource(SOURCE))
         .calculate(False)
+        .show_tooltip()
         .y_axis(heatmap.YAxisConfig().unit(unit))
         .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64).exponent(0.5))
         .filter_values(heatmap.FilterValueRange().le(1e-9))

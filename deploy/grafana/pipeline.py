@@ -250,11 +250,10 @@ def _processes() -> list[Panel]:
             width=THIRD,
         ),
         listing(
-            "Model, version, program",
+            "Models",
             "Of each worker.",
-            f"stream_detector_model_info{{{J}}} * on (job, instance) group_left (program) "
-            f'label_replace(stream_detector_build_info{{{J}}}, "program", "$1", "version", "(.*)")',
-            {"instance": "Worker", "name": "Model", "version": "Version", "program": "Program"},
+            f"stream_detector_model_info{{{J}}}",
+            {"instance": "Worker", "name": "Model", "version": "Version"},
             width=THIRD,
         ),
     ]

@@ -67,7 +67,7 @@ def sensor() -> dashboard.Dashboard:
     )
     made.with_panel(
         lines(
-            "Score",
+            "Score over time",
             "From 1 on a window is anomalous: the line. Red marks are alerts.",
             [Query(SCORE, "score")],
             width=WHOLE,
@@ -85,7 +85,7 @@ def sensor() -> dashboard.Dashboard:
     )
     made.with_panel(
         states(
-            "Alerts",
+            "Alerts over time",
             "When which alert was open.",
             Query(f"max by (kind, severity) ({FIRING})", "{{kind}}, {{severity}}"),
             {"1": ("open", BAD)},

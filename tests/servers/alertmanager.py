@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.servers.web import WebServer
+from tests.servers.web import FETCHED, WebServer
 
 
 class Alertmanager(WebServer):
@@ -12,3 +12,5 @@ class Alertmanager(WebServer):
         super().__init__(["alertmanager", "prometheus-alertmanager"], config)
         # Without a cluster address: it would look for others on every interface.
         self._options = [f"--storage.path={self.folder / 'data'}", "--cluster.listen-address="]
+        templates = FETCHED / "share" / "prometheus" / "alertmanager"
+        self._start_in = templates if templates.exists() else None  # see monitoring.sh
