@@ -29,7 +29,7 @@ class Clock:
 def batch(scores: list[tuple[str, float]]) -> tuple[Windows, Errors]:
     n = len(scores)
     column = np.array([score for _, score in scores], np.float32)
-    shares = np.tile(np.arange(WIDTH, dtype=np.float32) / sum(range(WIDTH)), (n, 1))
+    shares = np.tile(np.arange(WIDTH, dtype=np.float32) / np.float32(sum(range(WIDTH))), (n, 1)).astype(np.float32)
     windows = Windows(
         [name for name, _ in scores],
         np.zeros((n, 4, WIDTH), np.float32),
