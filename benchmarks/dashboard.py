@@ -11,14 +11,12 @@ import math
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
 matplotlib.use("Agg")
 
@@ -82,7 +80,7 @@ def asked(panel: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def series(panel: dict[str, Any], prometheus: Prometheus) -> list[tuple[str, Any, Any]]:
-    """Legend, times (n) and values (n) of each series."""
+    """Legend, seconds before now (n) and values (n) of each series."""
     end, found = time.time(), []
     for expr, legend in asked(panel):
         for one in prometheus.query_range(expr, end - SPAN, end, 2):
@@ -90,14 +88,12 @@ def series(panel: dict[str, Any], prometheus: Prometheus) -> list[tuple[str, Any
             for label, value in one["metric"].items():
                 name = name.replace(f"{{{{{label}}}}}", value)
             at, values = np.array(one["values"], float).T
-            found.append((name, date2num([datetime.fromtimestamp(when, UTC) for when in at]), values))
+            found.append((name, at - end, values))
     return found
 
 
 def on_time(axes: Axes) -> None:
-    locator = AutoDateLocator(maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    axes.set_xticks(range(0, -round(SPAN), -30), [f"{at} s" if at else "now" for at in range(0, -round(SPAN), -30)])
     axes.tick_params(length=0)
 
 
@@ -143,9 +139,10 @@ def draw_lines(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> Non
 
 def draw_table(axes: Axes, panel: dict[str, Any], prometheus: Prometheus) -> None:
     axes.axis("off")
-    names = next(one for one in panel["transformations"] if one["id"] == "organize")["options"]["renameByName"]
-    for at, heading in enumerate(names.values()):
-        axes.text(at / len(names), 1, heading, weight="bold", va="top", transform=axes.transAxes)
+    columns = next(one for one in panel["transformations"] if one["id"] == "organize")["options"]
+    names = sorted(columns["renameByName"], key=columns["indexByName"].__getitem__)
+    for at, name in enumerate(names):
+        axes.text(at / len(names), 1, columns["renameByName"][name], weight="bold", va="top", transform=axes.transAxes)
     for line, one in enumerate(prometheus.query(asked(panel)[0][0])[:9]):
         cells = one["metric"] | {"Value": f"{float(one['value'][1]):.3g}"}
         for at, name in enumerate(names):

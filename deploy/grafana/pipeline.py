@@ -264,7 +264,13 @@ def _webhooks() -> list[Panel]:
         lines(
             "Alerts that wait, by target",
             "From the process stream-detector webhooks.",
-            [Query("max by (target) (stream_detector_webhooks_backlog)", "{{target}}")],
+            [
+                Query(
+                    "sum by (target) (stream_detector_webhooks_waiting)"
+                    " + sum by (target) (stream_detector_webhooks_consumer_lag)",
+                    "{{target}}",
+                )
+            ],
         ),
         lines(
             "Attempts, by target and outcome",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, get_args
 
 import numpy as np
@@ -28,6 +28,13 @@ LATENCIES = (*STAGES[4:], 30.0, 60.0, 300.0, 1800.0, 7200.0)  # seconds
 LABELS = 50  # different values a label may take; what comes after is counted as "other"
 CASES = ("fresh", "resumed", "ahead", "behind", "empty", "replaced", "truncated", "damaged", "rewound")
 OWN_COUNTERS = ("late", "duplicate")  # rules that have a counter of their own
+
+
+def _version() -> str:
+    try:
+        return version("stream-detector")
+    except PackageNotFoundError:  # run from a folder of sources
+        return "unknown"
 
 
 class Spread(Collector):
@@ -163,7 +170,7 @@ class PrometheusObserver:
         self._ready = gauge("ready", "Whether events would be scored now, as /readyz says.")
         self._spare = gauge("spare", "Whether all is well and no partition is left for this worker.")
         self._device = gauge("device_info", "What the model runs on; always 1.", ["device"])
-        gauge("build_info", "The program; always 1.", ["version"]).labels(version("stream-detector")).set(1)
+        gauge("build_info", "The program; always 1.", ["version"]).labels(_version()).set(1)
         Sensors(self._spotlight, features, registry)
         self._begin()
         self.serving(model)
