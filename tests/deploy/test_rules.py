@@ -67,3 +67,9 @@ def test_each_alert_says_what_and_leads_to_its_section(rule: dict[str, Any]) -> 
 
 def test_the_runbook_has_no_section_too_many() -> None:
     assert set(re.findall(r"^## (StreamDetector\w+)$", RUNBOOK, re.MULTILINE)) == {rule["alert"] for rule in ALERTS}
+
+
+def test_a_missing_tool_is_one_line_that_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match="run `make servers`") as told:
+        tool("no-such-program")
+    assert "\n" not in str(told.value)
