@@ -67,7 +67,7 @@ class Spotlight:
         if len(at) > pool:
             at = at[np.argpartition(errors.score[at], len(at) - pool)[len(at) - pool :]] if pool else at[:0]
         firing = {alert.sensor for alert in self._firing}
-        known = [last[name] for name in firing.union(self._seen).intersection(last)]
+        known = [last[name] for name in firing.union(self._seen) if name in last]
         with self._lock:
             for index in {*at.tolist(), *known}:
                 self._seen[windows.sensors[index]] = Seen(
@@ -95,8 +95,8 @@ class Spotlight:
 
         # Those that are shown already before others of their severity: a series should not come and go.
         firing = heapq.nlargest(self.most, counted(), key=lambda alert: (RANK[alert.severity], alert in shown))
-        for _ in () if self.most else counted():
-            pass
+        if not self.most:  # then nobody has counted them
+            opened.update((alert.kind, alert.severity) for alert in alerts)
         ours = set(partitions)
         with self._lock:
             self._firing, self._open = firing, opened
