@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KAFKA := .servers/kafka
+MONITORING := .servers/monitoring
 
 # For `make lock LOCK_FLAGS=--upgrade` or `LOCK_FLAGS='--upgrade-package redis'`; without it, pins stay where they are.
 LOCK_FLAGS ?=
@@ -21,7 +22,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo check test chaos lint servers real throughput fuzz soak quality models training lock format clean
+.PHONY: help setup setup-dev demo check test chaos lint servers dashboards real throughput fuzz soak quality models training lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,7 +49,10 @@ lint: setup-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-servers: $(KAFKA)/.stamp  ## the Kafka broker that tests and benchmarks start
+servers: $(KAFKA)/.stamp $(MONITORING)/.stamp  ## Kafka, Prometheus and Alertmanager, which tests and benchmarks start
+
+dashboards: setup-dev  ## write deploy/grafana/dashboards anew from its code
+	$(BIN)/python -m deploy.grafana
 
 quality: setup-dev  ## detection quality on labelled real streams, beside baselines: make quality DATA=folder
 	@test -n "$(DATA)" || { echo 'say where the data sets are: make quality DATA=folder' >&2; exit 2; }
@@ -102,6 +106,10 @@ $(VENV)/.runtime: $(BIN)/uv requirements/runtime.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(MONITORING)/.stamp: tests/servers/monitoring.sh
+	$< $(MONITORING)
 	@touch $@
 
 # Into a new folder each time, so that no jar of an older version stays on the class path.

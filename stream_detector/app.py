@@ -78,6 +78,7 @@ class Service:
         if self.reload is not None:
             self.reload.start()
         self.trouble, self.last_turn = None, self.now()
+        self.pipeline.observer.started(self.scorer.device)
         log.info("started: model %s %s is warm", self.pipeline.model.name, self.pipeline.model.version)
 
     def loop(self) -> None:
@@ -96,6 +97,7 @@ class Service:
                     raise Refused(f'{error}; another worker has taken over, and delivery.fenced = "exit"') from error
                 log.warning("%s; trying again in %.1f s", error, pause)
                 self.trouble, self.last_turn = str(error), self.now()
+                self.pipeline.observer.interrupted("fenced" if isinstance(error, Fenced) else "unavailable")
                 self.pipeline.reset()
                 self._wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -137,6 +139,10 @@ class Service:
         if not self.pipeline.owned:
             return False, "no partitions assigned"
         return True, f"{len(self.pipeline.owned)} partitions assigned"
+
+    def spare(self) -> bool:
+        """Whether all is well and there is nothing to do: more workers than partitions."""
+        return self.trouble is None and not self.pipeline.owned and not self.pipeline.waiting
 
     def stop(self, number: int, frame: FrameType | None = None) -> None:
         """A signal handler: the first signal sets a flag, the second ends the process at once."""
@@ -185,7 +191,10 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None) ->
     """`stream-detector run` in one process; other bundles at ``location`` take over as they come."""
     settings = bounded(asked, bundle.manifest)
     model = model_of(bundle.manifest)
-    observer = PrometheusObserver(model, time.time)
+    port = settings.metrics
+    observer = PrometheusObserver(
+        model, time.time, bundle.manifest.features, worst=port.worst_sensors, firing=port.firing_sensors
+    )
     decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
     source = KafkaSource(settings, decoder, took=observer.took)
     scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
@@ -217,8 +226,7 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None) ->
     service = Service(pipeline, scorer, reload=reload, served=observer.serving)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)
-    port = settings.metrics
-    server: Server = observer.serve(port.host, port.port, service.live, service.ready, port)
+    server: Server = observer.serve(port.host, port.port, service.live, service.ready, port, spare=service.spare)
     try:
         pipeline.store.ping()
         return service.run()

@@ -234,7 +234,7 @@ class Pipeline:
             windows, mine, unscored = without_unscored(windows, mine)
             judged = judge(work.partition, windows, mine, owned.incidents, self.criteria, expect, owned.floor)
             changed[work.partition] = judged.touched
-            self.observer.scored(windows, mine)
+            self.observer.scored(work.partition, windows, mine)
             # What ends before the committed offset has been published by an earlier owner.
             fresh = windows.offsets[:, 1] >= owned.committed
             wanted = {"all": fresh, "anomalous": fresh & (mine.score >= 1), "none": fresh & False}
@@ -390,10 +390,11 @@ class Pipeline:
 
     def _tell(self) -> None:
         self.observer.gauges(
-            partitions=len(self.owned),
+            partitions=self.owned.keys(),
             sensors=sum(len(owned.table) for owned in self.owned.values()),
             pending=sum(len(work.windows) for work in self.flight.works) if self.flight else 0,
             lag=self.source.lag(),
+            firing=(alert for owned in self.owned.values() for alert in owned.firing()),
         )
 
 

@@ -7,11 +7,23 @@ One contract suite per port (``tests/contract``) runs against every adapter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from stream_detector.events import Alert, Embedding, Errors, Float32, Partition, PartName, Reject, Score, Slice, Windows
+from stream_detector.events import (
+    Alert,
+    Embedding,
+    Errors,
+    Float32,
+    Partition,
+    PartName,
+    Reject,
+    Score,
+    Severity,
+    Slice,
+    Windows,
+)
 
 
 class Ownership(Protocol):
@@ -215,6 +227,17 @@ class Outlet(Protocol):
         """Let go of connections; an unfinished delivery is abandoned."""
 
 
+Kind: TypeAlias = Literal["anomaly", "silence", "fault"]
+
+
+class Firing(NamedTuple):
+    """An alert that is open."""
+
+    sensor: str
+    kind: Kind
+    severity: Severity
+
+
 class Observer(Protocol):
     """Listens to facts; must not fail and must not block. Counted once a batch, never once an event."""
 
@@ -224,8 +247,14 @@ class Observer(Protocol):
     def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:
         """A batch was read: events accepted, rejects by reason, and rule counts (late, duplicate, restarted, …)."""
 
-    def scored(self, windows: Windows, errors: Errors) -> None:
-        """A batch came back from the device."""
+    def started(self, device: str) -> None:
+        """The model is warm on this device."""
+
+    def interrupted(self, reason: Literal["unavailable", "fenced"]) -> None:
+        """A server is away, or this worker's ownership is over: everything is loaded again."""
+
+    def scored(self, partition: Partition, windows: Windows, errors: Errors) -> None:
+        """A partition's share of a batch came back from the device."""
 
     def delivered(self, delivery: Delivery, latency_ms: Sequence[float] | Float32) -> None:
         """A batch was published; latency is from each window's last event time to now."""
@@ -233,5 +262,13 @@ class Observer(Protocol):
     def reconciled(self, partition: Partition, case: str) -> None:
         """A partition was opened; ``case`` names what was found (`reconcile.py` lists them)."""
 
-    def gauges(self, *, partitions: int, sensors: int, pending: int, lag: Mapping[Partition, int]) -> None:
-        """How things stand after a turn of the loop."""
+    def gauges(
+        self,
+        *,
+        partitions: Collection[Partition],
+        sensors: int,
+        pending: int,
+        lag: Mapping[Partition, int],
+        firing: Iterable[Firing],
+    ) -> None:
+        """How things stand after a turn of the loop; ``firing`` may be read here or left alone."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 
@@ -34,10 +34,10 @@ import numpy as np
 from stream_detector.alerts import Incident, Silence, Standing
 from stream_detector.errors import Damaged
 from stream_detector.events import Alert, Partition, Reject, Windows
-from stream_detector.ports import Lookback, Outlet, Source, Stored, WindowStore
+from stream_detector.ports import Firing, Lookback, Outlet, Source, Stored, WindowStore
 from stream_detector.sensors import Rules, Table
 from stream_detector.settings import Settings
-from stream_detector.silence import Watch
+from stream_detector.silence import SILENT, Watch
 from stream_detector.timestamps import parse
 from stream_detector.waiting import unpack_waiting
 
@@ -62,6 +62,17 @@ class Owned:
         """The sensor's alert state as it is stored; None if it has none."""
         incident, silence = self.incidents.get(sensor), self.silences.get(sensor)
         return None if incident is None and silence is None else msgspec.msgpack.encode(Standing(incident, silence))
+
+    def firing(self) -> Iterator[Firing]:
+        """The alerts that are open."""
+        for sensor, incident in self.incidents.items():
+            if incident.revision:
+                yield Firing(sensor, "anomaly", incident.severity)
+            fault = None if incident.fault is None else incident.fault.incident
+            if fault is not None and fault.revision:
+                yield Firing(sensor, "fault", fault.severity)
+        for sensor in self.silences:
+            yield Firing(sensor, "silence", SILENT)
 
 
 @dataclass(slots=True)

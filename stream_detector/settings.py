@@ -183,6 +183,8 @@ class Metrics(Section):
     tls_key_file: Path | None = None
     username: str | None = None  # both: asked for at /metrics; /livez and /readyz stay open
     password: SecretStr | None = None
+    worst_sensors: int = Field(10, ge=0, le=1_000)  # have series of their own …
+    firing_sensors: int = Field(50, ge=0, le=1_000)  # … and so have so many with an open alert
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Metrics:

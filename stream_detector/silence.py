@@ -17,10 +17,11 @@ import numpy as np
 
 from stream_detector.alerts import Silence
 from stream_detector.codec import identify, rfc3339
-from stream_detector.events import Alert, Float64, Model, Origin, Partition
+from stream_detector.events import Alert, Float64, Model, Origin, Partition, Severity
 from stream_detector.sensors import NEVER, Table
 
 EVERY = 2.0  # seconds between two looks
+SILENT: Severity = "major"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def silence_record(
         status="firing" if heard is None else "resolved",
         kind="silence",
         sensor_id=sensor,
-        severity="major",
+        severity=SILENT,
         started_at=since,
         ended_at=None if heard is None else rfc3339(heard[0]),
         score=1.0,

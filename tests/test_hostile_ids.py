@@ -16,9 +16,10 @@ from pydantic import SecretStr
 
 from stream_detector.adapters.prometheus import PrometheusObserver
 from stream_detector.adapters.redis import RedisStore
+from stream_detector.adapters.spotlight import LONGEST
 from stream_detector.errors import Damaged
 from stream_detector.events import Errors, Model, Partition, Reject, Windows
-from stream_detector.ports import Delivery, Update
+from stream_detector.ports import Delivery, Firing, Update
 from stream_detector.sensors import Rules, Table
 from stream_detector.settings import Redis
 from stream_detector.waiting import pack_waiting, unpack_waiting
@@ -107,8 +108,8 @@ def test_errors_that_name_one_stay_a_line() -> None:
         assert str(told.value).isprintable()
 
 
-def test_metrics_hold_none_of_them() -> None:
-    observer = PrometheusObserver(Model('pumps"\n}\\', "7\x00"), lambda: 0.0)
+def test_metrics_hold_them_made_printable_and_each_by_itself() -> None:
+    observer = PrometheusObserver(Model('pumps"\n}\\', "7\x00"), lambda: 0.0, ["p"], worst=len(IDS), firing=len(IDS))
     count = len(IDS)
     windows = Windows(
         IDS,
@@ -119,16 +120,23 @@ def test_metrics_hold_none_of_them() -> None:
         np.ones(count, np.float32),
     )
     ones = np.ones(count, np.float32)
-    observer.scored(windows, Errors(ones, ones, ones, ones[:, None], np.zeros(count, np.int32)))
+    observer.scored(PLACES[0][1], windows, Errors(ones, ones, ones, ones[:, None], np.zeros(count, np.int32)))
     letters = [(PLACES[0][1], Reject(at, "late", name, name.encode(), b"")) for at, name in enumerate(IDS)]
     observer.delivered(Delivery([], [], letters, {}), [])
+    open_ = [Firing(name, "anomaly", "major") for name in IDS]
+    observer.gauges(partitions=[PLACES[0][1]], sensors=count, pending=0, lag={}, firing=open_)
     text = generate_latest(observer.registry).decode()
     families = list(text_string_to_metric_families(text))
     samples = [sample for family in families for sample in family.samples]
     assert {sample.labels["name"] for sample in samples if "name" in sample.labels} == {'pumps"\n}\\'}
     assert {label for sample in samples for label in sample.labels} <= {
         "name", "version", "le", "outcome", "stage", "reason", "rule", "severity", "status", "case", "kind",
+        "sensor_id", "feature",
     }  # fmt: skip
+    for name in ("sensor_score", "sensor_contribution", "alert_firing"):
+        shown = [sample.labels["sensor_id"] for sample in samples if sample.name == f"stream_detector_{name}"]
+        assert len(set(shown)) == len(shown) == count
+        assert all(label.isprintable() and len(label) <= LONGEST for label in shown)
     assert len(text.splitlines()) == sum(len(family.samples) + 2 for family in families)
 
 

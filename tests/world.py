@@ -39,7 +39,7 @@ class Noting(Silent):
     def reconciled(self, partition: Partition, case: str) -> None:
         self.cases.append(case)
 
-    def scored(self, windows: Windows, errors: Errors) -> None:
+    def scored(self, partition: Partition, windows: Windows, errors: Errors) -> None:
         self.scored_windows += len(windows)
 
 

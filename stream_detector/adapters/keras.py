@@ -184,6 +184,11 @@ class KerasScorer:
         self.max_batch_windows = max_batch_windows
         self.compiled: CompiledModel | None = None
 
+    @property
+    def device(self) -> str:
+        """What forward passes run on; after `load`."""
+        return device_name()
+
     def load(self) -> None:
         """Make the model from the bundle's verified bytes and put it on the device.
 

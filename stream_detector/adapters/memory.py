@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stream_detector.errors import Moved
 from stream_detector.events import Errors, Float32, Partition, Windows
-from stream_detector.ports import Delivery, Stored, Update
+from stream_detector.ports import Delivery, Firing, Stored, Update
 
 
 @dataclass(slots=True)
@@ -114,7 +115,13 @@ class Silent:
     def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:
         """Ignored."""
 
-    def scored(self, windows: Windows, errors: Errors) -> None:
+    def started(self, device: str) -> None:
+        """Ignored."""
+
+    def interrupted(self, reason: Literal["unavailable", "fenced"]) -> None:
+        """Ignored."""
+
+    def scored(self, partition: Partition, windows: Windows, errors: Errors) -> None:
         """Ignored."""
 
     def delivered(self, delivery: Delivery, latency_ms: Sequence[float] | Float32) -> None:
@@ -123,5 +130,13 @@ class Silent:
     def reconciled(self, partition: Partition, case: str) -> None:
         """Ignored."""
 
-    def gauges(self, *, partitions: int, sensors: int, pending: int, lag: Mapping[Partition, int]) -> None:
+    def gauges(
+        self,
+        *,
+        partitions: Collection[Partition],
+        sensors: int,
+        pending: int,
+        lag: Mapping[Partition, int],
+        firing: Iterable[Firing],
+    ) -> None:
         """Ignored."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from stream_detector.adapters.http import Server as Server  # what `serve` returns
 from stream_detector.adapters.http import serve
-from stream_detector.events import Errors, Float32, Model, Partition, Windows
-from stream_detector.ports import Delivery
+from stream_detector.adapters.spotlight import FEATURES, Spotlight
+from stream_detector.events import Errors, Float32, Model, Partition, Severity, Windows
+from stream_detector.ports import Delivery, Firing, Kind
 from stream_detector.settings import Metrics
 
 PREFIX = "stream_detector"
@@ -23,7 +26,15 @@ BATCHES = tuple(float(1 << power) for power in range(14))  # windows: 1 … 8192
 SCORES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)  # 1: threshold
 LATENCIES = (*STAGES[4:], 30.0, 60.0, 300.0, 1800.0, 7200.0)  # seconds
 LABELS = 50  # different values a label may take; what comes after is counted as "other"
+CASES = ("fresh", "resumed", "ahead", "behind", "empty", "replaced", "truncated", "damaged", "rewound")
 OWN_COUNTERS = ("late", "duplicate")  # rules that have a counter of their own
+
+
+def _version() -> str:
+    try:
+        return version("stream-detector")
+    except PackageNotFoundError:  # run from a folder of sources
+        return "unknown"
 
 
 class Spread(Collector):
@@ -53,11 +64,64 @@ class Spread(Collector):
         yield HistogramMetricFamily(self._name, self._text, list(zip(names, running, strict=True)), total)
 
 
-class PrometheusObserver:
-    """`ports.Observer` with a registry of its own, so that several can live in one process."""
+class Sensors(Collector):
+    """Series of single sensors: those in the spotlight, as they are when asked."""
 
-    def __init__(self, model: Model, clock: Callable[[], float]) -> None:
+    def __init__(self, spotlight: Spotlight, features: Sequence[str], registry: CollectorRegistry) -> None:
+        self._spotlight, self._features = spotlight, features
+        registry.register(self)
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Names alone: registering must not need what is not there yet."""
+        return iter(self._families())
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        scores, thresholds, contributions, firing, opened = families = self._families()
+        scene = self._spotlight.scene()
+        for sensor, seen in scene.seen.items():
+            scores.add_metric([sensor], seen.score)
+            thresholds.add_metric([sensor], seen.threshold)
+            shares = seen.contributions.tolist()
+            known = seen.contributions[: len(self._features)]
+            for at in np.argsort(-known, kind="stable")[:FEATURES].tolist():
+                contributions.add_metric([sensor, self._features[at]], shares[at])
+        for alert in scene.firing:
+            firing.add_metric(alert, 1.0)
+        for kind in get_args(Kind):
+            for severity in get_args(Severity):
+                opened.add_metric([kind, severity], scene.open.get((kind, severity), 0))
+        return iter(families)
+
+    def _families(self) -> list[GaugeMetricFamily]:
+        return [
+            GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
+            for name, text, labels in (
+                ("sensor_score", "Score of the newest window, of the worst and the firing sensors.", ["sensor_id"]),
+                ("sensor_threshold", "Threshold that its error was held against.", ["sensor_id"]),
+                ("sensor_contribution", "Share of a feature in that score.", ["sensor_id", "feature"]),
+                ("alert_firing", "Open alerts of single sensors; always 1.", ["sensor_id", "kind", "severity"]),
+                ("firing_alerts", "Open alerts of all sensors.", ["kind", "severity"]),
+            )
+        ]
+
+
+class PrometheusObserver:
+    """`ports.Observer` with a registry of its own, so that several can live in one process.
+
+    ``worst`` and ``firing`` say how many sensors have series of their own: see `spotlight`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        clock: Callable[[], float],
+        features: Sequence[str] = (),
+        *,
+        worst: int = 10,
+        firing: int = 50,
+    ) -> None:
         self._clock = clock
+        self._spotlight = Spotlight(worst, firing)
         self.registry = registry = CollectorRegistry()
         self._labels: dict[str, set[str]] = {}
         self._lags: set[Partition] = set()
@@ -78,6 +142,7 @@ class PrometheusObserver:
         self._batches = counter("batches", "Batches of windows scored.")
         self._alerts = counter("alerts", "Changes of alerts published.", ["severity", "status"])
         self._openings = counter("partition_restarts", "Partitions opened, by what was found.", ["case"])
+        self._interruptions = counter("interruptions", "Times that everything had to be loaded again.", ["reason"])
         self._reloads = counter("bundle_reloads", "Attempts to load another bundle.", ["outcome"])
         self._sizes = Histogram(
             f"{PREFIX}_batch_size_windows", "Windows in a batch.", buckets=BATCHES, registry=registry
@@ -101,8 +166,26 @@ class PrometheusObserver:
         self._delivered = gauge("last_delivery_timestamp_seconds", "When a delivery last succeeded.")
         self._model = gauge("model_info", "The model that judges; always 1.", ["name", "version"])
         self._reload = gauge("bundle_last_reload_successful", "Whether the last bundle could be loaded.")
-        self._reloaded = gauge("bundle_last_reload_success_timestamp_seconds", "When that was.")
+        self._reloaded = gauge("bundle_last_reload_success_timestamp_seconds", "When one last could.")
+        self._ready = gauge("ready", "Whether events would be scored now, as /readyz says.")
+        self._spare = gauge("spare", "Whether all is well and no partition is left for this worker.")
+        self._device = gauge("device_info", "What the model runs on; always 1.", ["device"])
+        gauge("build_info", "The program; always 1.", ["version"]).labels(_version()).set(1)
+        Sensors(self._spotlight, features, registry)
+        self._begin()
         self.serving(model)
+
+    def _begin(self) -> None:
+        """Series that rules watch begin at 0: a counter that appears with its first event has not risen."""
+        for case in CASES:
+            self._openings.labels(self._bounded("case", case))
+        for reason in ("unavailable", "fenced"):
+            self._interruptions.labels(reason)
+        for outcome in ("success", "failure"):
+            self._reloads.labels(outcome)
+        for severity in get_args(Severity):
+            for status in ("firing", "resolved"):
+                self._alerts.labels(severity, status)
 
     def serving(self, model: Model) -> None:
         """This model judges from now on."""
@@ -130,11 +213,19 @@ class PrometheusObserver:
             if rule not in OWN_COUNTERS:
                 self._rules.labels(self._bounded("rule", rule)).inc(count)
 
-    def scored(self, windows: Windows, errors: Errors) -> None:
+    def started(self, device: str) -> None:
+        self._device.clear()
+        self._device.labels(device).set(1)
+
+    def interrupted(self, reason: Literal["unavailable", "fenced"]) -> None:
+        self._interruptions.labels(reason).inc()
+
+    def scored(self, partition: Partition, windows: Windows, errors: Errors) -> None:
         self._windows.inc(len(windows))
         self._batches.inc()
         self._sizes.observe(len(windows))
         self._scores.observe(errors.score)
+        self._spotlight.scored(partition, windows, errors, self._clock())
         self._flight.inc()
 
     def delivered(self, delivery: Delivery, latency_ms: Sequence[float] | Float32) -> None:
@@ -147,8 +238,17 @@ class PrometheusObserver:
     def reconciled(self, partition: Partition, case: str) -> None:
         self._openings.labels(self._bounded("case", case)).inc()
 
-    def gauges(self, *, partitions: int, sensors: int, pending: int, lag: Mapping[Partition, int]) -> None:
-        self._partitions.set(partitions)
+    def gauges(
+        self,
+        *,
+        partitions: Collection[Partition],
+        sensors: int,
+        pending: int,
+        lag: Mapping[Partition, int],
+        firing: Iterable[Firing],
+    ) -> None:
+        self._partitions.set(len(partitions))
+        self._spotlight.stands(partitions, firing, self._clock())
         self._sensors.set(sensors)
         self._pending.set(pending)
         for gone in self._lags - lag.keys():  # a partition that went elsewhere is somebody else's to report
@@ -172,9 +272,13 @@ class PrometheusObserver:
         live: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
         access: Metrics | None = None,
+        *,
+        spare: Callable[[], bool] = lambda: False,
     ) -> Server:
         """Answer on /metrics, /livez and /readyz from a daemon thread; port 0 takes a free one.
 
         ``access`` says who may: the settings of TLS and of the password.
         """
+        self._ready.set_function(lambda: float(ready()[0]))
+        self._spare.set_function(lambda: float(spare()))
         return serve(host, port, make_wsgi_app(self.registry), live, ready, access or Metrics())

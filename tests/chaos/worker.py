@@ -147,6 +147,7 @@ class RmsScorer:
 
     features: tuple[str, ...] = FEATURES
     length = LENGTH
+    device = "numpy"
 
     def __init__(self, *_: object) -> None:
         """No model, no device."""

@@ -29,14 +29,14 @@ class Process:
     def running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
-    def start(self, command: Sequence[str], ready: Callable[[], bool]) -> None:
-        """Run `command` and wait until `ready`; a `RuntimeError` with the log's tail where that fails."""
+    def start(self, command: Sequence[str], ready: Callable[[], bool], folder: Path | None = None) -> None:
+        """Run `command` in `folder` and wait until `ready`; a `RuntimeError` with the log's tail where that fails."""
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal must not end the server before the test's clean-up.
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=folder
             )
         deadline = time.monotonic() + START_SECONDS
         try:

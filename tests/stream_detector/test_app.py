@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -104,6 +104,7 @@ class Outlet(SimulatedOutlet):
 
 class Device(SumScorer):
     loaded = warmed = False
+    device = "none"
 
     def load(self) -> None:
         self.loaded = True
@@ -205,6 +206,49 @@ def test_while_a_server_is_away_pauses_grow_and_it_is_live_but_not_ready() -> No
     assert states == {(True, (False, "the broker is away"))}
     assert rig.published() == undisturbed()
     assert rig.service.trouble is None
+
+
+class Noting(Silent):
+    """Remembers what it was told of the service."""
+
+    def __init__(self) -> None:
+        self.interruptions: list[str] = []
+        self.devices: list[str] = []
+
+    def started(self, device: str) -> None:
+        self.devices.append(device)
+
+    def interrupted(self, reason: Literal["unavailable", "fenced"]) -> None:
+        self.interruptions.append(reason)
+
+
+def test_interruptions_and_the_device_are_told() -> None:
+    rig = Rig()
+    rig.pipeline.observer = noting = Noting()
+
+    def delivering(number: int) -> None:
+        if number in (3, 5):
+            raise Unavailable("the broker is away") if number == 3 else Fenced("somebody else is at it")
+
+    rig.delivering = delivering
+    assert rig.service.run() == 0
+    assert noting.interruptions == ["unavailable", "fenced"]
+    assert noting.devices == [rig.scorer.device]
+
+
+def test_a_worker_without_partitions_is_spare_once_it_has_joined() -> None:
+    rig = Rig()
+    assert not rig.service.spare()  # it starts
+    rig.service.start()
+    rig.pipeline.turn()
+    assert rig.service.spare()
+    while not rig.pipeline.owned:
+        rig.pipeline.turn()
+    assert not rig.service.spare()
+    assert rig.service.ready()[0]
+    rig.service.trouble = "the broker is away"
+    rig.pipeline.reset()
+    assert not rig.service.spare()
 
 
 def test_after_an_outage_pauses_begin_small_again() -> None:

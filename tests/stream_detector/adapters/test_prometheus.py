@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream_detector import reconcile
 from stream_detector.adapters.prometheus import LABELS, PrometheusObserver, Server
 from stream_detector.errors import SettingsError
 from stream_detector.events import Alert, Errors, Model, Origin, Partition, Windows
@@ -100,11 +102,11 @@ def errors(*scores: float) -> Errors:
 def test_every_fact_has_its_metric(observer: PrometheusObserver, server: Server) -> None:
     observer.took("poll", 0.003)
     observer.received(10, {"not-json": 2}, {"late": 3, "duplicate": 4, "restarted": 5})
-    observer.scored(windows(3), errors(0.5, 1.0, np.nan))
-    observer.scored(windows(0), errors())
+    observer.scored(PARTITION, windows(3), errors(0.5, 1.0, np.nan))
+    observer.scored(PARTITION, windows(0), errors())
     observer.delivered(Delivery([], [ALERT], [], {PARTITION: 9}), [20.0, 2_000.0])
     observer.reconciled(PARTITION, "resumed")
-    observer.gauges(partitions=1, sensors=2, pending=6, lag={PARTITION: 8})
+    observer.gauges(partitions=[PARTITION], sensors=2, pending=6, lag={PARTITION: 8}, firing=())
     found = samples(server)
     expected = {
         ("events_total",): 10,
@@ -139,8 +141,8 @@ def test_every_fact_has_its_metric(observer: PrometheusObserver, server: Server)
 
 
 def test_a_partition_that_went_has_no_lag(observer: PrometheusObserver, server: Server) -> None:
-    observer.gauges(partitions=1, sensors=0, pending=0, lag={PARTITION: 8})
-    observer.gauges(partitions=1, sensors=0, pending=0, lag={Partition("events", 4): 1})
+    observer.gauges(partitions=[PARTITION], sensors=0, pending=0, lag={PARTITION: 8}, firing=())
+    observer.gauges(partitions=[PARTITION], sensors=0, pending=0, lag={Partition("events", 4): 1}, firing=())
     lags = [key for key in samples(server) if key[0] == "stream_detector_consumer_lag_events"]
     assert lags == [("stream_detector_consumer_lag_events", "4", "events")]
 
@@ -172,6 +174,27 @@ def test_health(server: Server, health: Health) -> None:
 def test_nothing_else_is_there(server: Server) -> None:
     assert get(server, "/")[0] == 404
     assert get(server, "/metrics", "POST")[0] == 405
+
+
+def test_what_rules_watch_begins_at_0(observer: PrometheusObserver, server: Server) -> None:
+    found = samples(server)
+    cases = re.findall(r"^([a-z]+) {3,}", reconcile.__doc__ or "", re.MULTILINE)
+    assert len(cases) == 9
+    for case in cases:
+        assert found["stream_detector_partition_restarts_total", case] == 0
+    assert found["stream_detector_interruptions_total", "unavailable"] == 0
+    assert found["stream_detector_alerts_total", "critical", "firing"] == 0
+    observer.interrupted("unavailable")
+    observer.started("a device")
+    found = samples(server)
+    assert found["stream_detector_interruptions_total", "unavailable"] == 1
+    assert found["stream_detector_device_info", "a device"] == 1
+
+
+def test_readiness_is_a_metric_too(server: Server, health: Health) -> None:
+    assert samples(server)["stream_detector_ready",] == 1
+    health.ready = (False, "no partitions yet")
+    assert samples(server)["stream_detector_ready",] == 0
 
 
 def test_observers_do_not_clash(observer: PrometheusObserver) -> None:
