@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 POLL = 0.2  # seconds; how late the end of a try may be noticed
 STALLED = 180.0  # seconds without a turn after which a courier is not alive; waiting for Kafka takes less
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts while Kafka is away
+_opening = threading.Lock()  # while it connects, kafka-python's log is listened to: one at a time
 LEAVING = 20.0  # seconds that couriers are given to leave their groups
 
 
@@ -74,7 +75,8 @@ class Route:
         while not self._stop.is_set():
             try:
                 if not opened:
-                    self.courier.open()
+                    with _opening:
+                        self.courier.open()
                     opened = True
                 self.courier.turn(POLL)
                 pause, self.trouble = FIRST_PAUSE, None

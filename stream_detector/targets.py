@@ -79,7 +79,7 @@ def _token(given: SecretStr) -> SecretStr:
 
 def _network(given: str) -> str:
     """An address, a network, or a host's name."""
-    if not given or re.search(r"[\s@:/]", given) and network_of(given) is None:
+    if not given or (re.search(r"[\s@:/]", given) and network_of(given) is None):
         raise ValueError('give a host\'s name, an address or a network such as "10.1.0.0/16"')
     return given.lower()
 

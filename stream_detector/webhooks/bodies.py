@@ -114,10 +114,11 @@ def slack(alert: Alert, target: Target, name: str, picture: bytes | None) -> byt
     resolved = alert.status == "resolved"
     summary = _escaped(alert.summary[:LONGEST_SUMMARY])
     said = f"{'resolved' if resolved else alert.severity}: {summary}"
+    sensor = _escaped(alert.sensor_id[:LONGEST_ID]).replace("`", "'")
+    scores = f"score {alert.score:.3g} (highest {alert.peak_score:.3g}; 1 is the threshold)"
     told = [
         f"*{said}*",
-        f"sensor `{_escaped(alert.sensor_id[:LONGEST_ID]).replace('`', chr(39))}`, {alert.kind}, "
-        f"score {alert.score:.3g} (highest {alert.peak_score:.3g}; 1 is the threshold)",
+        f"sensor `{sensor}`, {alert.kind}, {scores}",
         f"from {alert.started_at}" + (f" to {alert.ended_at}" if alert.ended_at else ""),
         *(f"• {_escaped(line)}" for line in _features(alert)),
     ]

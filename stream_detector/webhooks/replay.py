@@ -28,7 +28,9 @@ ENDS = {
 class Box(Protocol):
     """Dead letters of one target, and how far they are done."""
 
-    letters: Sequence[Entry]
+    @property
+    def letters(self) -> Sequence[Entry]:
+        """In the order of each partition."""
 
     def done(self, letter: Entry) -> None:
         """It was sent, or need not be."""
