@@ -22,6 +22,8 @@ Resolve = Callable[..., list[Any]]
 Allows = Callable[[str, str], bool]
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# What the versions of Python disagree about.
+FURTHER = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20")]
 COMPATIBLE = ipaddress.ip_network("::/96")  # old, and still a way to write an IPv4 address
 
 
@@ -32,15 +34,14 @@ class Blocked(Exception):  # an outcome, which `adapters.webhook` makes of it
 def internal(address: Address) -> bool:
     """Whether an address is not one of the public Internet, also in the disguises that IPv6 has for IPv4."""
     if isinstance(address, IPv6Address):
-        inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in NAT64 or address in COMPATIBLE:
-            inside.append(IPv4Address(int(address) & 0xFFFFFFFF))
-        if any(internal(one) for one in inside if one is not None):
+        low = IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.ipv4_mapped is not None or address in NAT64:  # nothing but another way to write it
+            return internal(low)
+        tunnels = [address.sixtofour, *(address.teredo or ()), low if address in COMPATIBLE else None]
+        if address.is_site_local or any(internal(one) for one in tunnels if one is not None):
             return True
-        if address.ipv4_mapped is not None:  # and of that one a public one
-            return False
-        if address.is_site_local:
-            return True
+    if any(address.version == network.version and address in network for network in FURTHER):
+        return True
     return not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified
 
 
