@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from stream_detector.codec import decode_alert
@@ -75,12 +76,18 @@ class Courier:
         self.alerts.open(self)
 
     def turn(self, timeout: float) -> None:
-        """Once around; waits up to ``timeout`` seconds for alerts. Raises `Unavailable` or `Fenced`: call again."""
+        """Once around; waits up to ``timeout`` seconds for something to happen.
+
+        Raises `Unavailable` or `Fenced`: call again.
+        """
         self._collect()
         self._bury()
         self._launch()
         if self.now() - self._last_commit >= COMMIT_EVERY:
             self._commit()
+        if self._flying and timeout > 0:
+            self._land(timeout)  # what ends makes room for the next
+            timeout = 0.0
         self._read(timeout)
         self._tell()
 
@@ -265,10 +272,12 @@ class Courier:
         """For tries under way, as long as that."""
         until = time.monotonic() + seconds
         while self._aloft(partition) and (left := until - time.monotonic()) > 0:
-            try:
-                self._conclude(*self._outcomes.get(timeout=left))
-            except queue.Empty:
-                return
+            self._land(left)
+
+    def _land(self, seconds: float) -> None:
+        """Wait for the next try that ends."""
+        with suppress(queue.Empty):
+            self._conclude(*self._outcomes.get(timeout=seconds))
 
     def _aloft(self, partition: Partition | None) -> bool:
         return any(partition in (None, entry.partition) for entry in self._flying)
@@ -277,7 +286,7 @@ class Courier:
         self.watcher.standing(
             self.name,
             waiting=len(self.backlog),
-            lag=sum(self.alerts.lag().values()),
+            lag=self.alerts.lag(self.backlog.reached),
             flying=len(self._flying),
             state=self.circuit.state,
         )

@@ -79,8 +79,8 @@ class Alerts(Protocol):
     def commit(self, progress: Mapping[Partition, Progress]) -> None:
         """Raises `Fenced` where a partition is no longer ours, `Unavailable` otherwise."""
 
-    def lag(self) -> Mapping[Partition, int]:
-        """Records that were not read yet."""
+    def lag(self, positions: Mapping[Partition, int]) -> int:
+        """Records beyond these positions, as far as it is known; also of partitions that are paused."""
 
     def close(self) -> None:
         """Leave the group."""

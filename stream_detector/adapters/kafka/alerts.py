@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from stream_detector.adapters.kafka.client import connect, producer_options
 from stream_detector.adapters.kafka.failures import cause, translate, translated
 from stream_detector.adapters.kafka.source import PATIENCE, KafkaSource
-from stream_detector.codec import Decoded, Raw
+from stream_detector.codec import Decoded, Decoder, Raw
 from stream_detector.events import Events, Partition
 from stream_detector.ports import Ownership
 from stream_detector.settings import Settings
@@ -24,6 +25,7 @@ from stream_detector.webhooks.progress import Progress, decode, encode
 
 log = logging.getLogger(__name__)
 
+ASK_EVERY = 10.0  # seconds, for the ends of partitions that are paused
 CHUNK = 200  # records a poll: they come on top of `webhooks.max_waiting`
 
 
@@ -41,6 +43,11 @@ class Verbatim:
 class Membership(KafkaSource):
     """A source whose commits say more than an offset."""
 
+    def __init__(self, settings: Settings, decoder: Decoder) -> None:
+        super().__init__(settings, decoder)
+        self._asked = float("-inf")
+        self._silent: Mapping[Partition, int] = {}  # ends of paused partitions
+
     def progress(self, partition: Partition) -> Progress | None:
         """See `webhooks.ports.Alerts.progress`."""
         consumer, tp = self._opened(), TopicPartition(*partition)
@@ -53,6 +60,20 @@ class Membership(KafkaSource):
         """The topic's partitions."""
         with translated("asking for the topics"):
             return sorted(self._opened().partitions_for_topic(topic) or ())
+
+    def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """Where logs end: as the last fetch told, or asked for now and then where nothing is fetched."""
+        read = self._positions.keys() & self._owned.keys()
+        known = {partition: self._opened().highwater(TopicPartition(*partition)) for partition in read}
+        silent = [TopicPartition(*partition) for partition in partitions if partition not in known]
+        if not silent:
+            self._asked, self._silent = float("-inf"), {}
+        elif time.monotonic() - self._asked > ASK_EVERY:
+            with translated("asking for the ends of the topic"):
+                found = self._opened().end_offsets(silent, timeout_ms=PATIENCE * 1_000)
+            self._asked, self._silent = time.monotonic(), {Partition(*tp): int(end) for tp, end in found.items()}
+        every = dict(self._silent) | {partition: int(end) for partition, end in known.items() if end is not None}
+        return {partition: end for partition, end in every.items() if partition in partitions}
 
     def commit_progress(self, progress: Mapping[Partition, Progress]) -> None:
         """See `webhooks.ports.Alerts.commit`."""
@@ -136,9 +157,9 @@ class KafkaAlerts:
         """See `webhooks.ports.Alerts.commit`."""
         self._source.commit_progress(progress)
 
-    def lag(self) -> Mapping[Partition, int]:
+    def lag(self, positions: Mapping[Partition, int]) -> int:
         """See `webhooks.ports.Alerts.lag`."""
-        return self._source.lag()
+        return sum(max(0, end - positions[partition]) for partition, end in self._source.ends(positions).items())
 
     def close(self) -> None:
         """See `webhooks.ports.Alerts.close`."""

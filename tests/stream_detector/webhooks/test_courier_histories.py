@@ -56,7 +56,7 @@ class Judge:
 
 
 @given(st.lists(st.sampled_from(ACTIONS), min_size=60, max_size=160), st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nothing_is_lost_and_nothing_overtakes(actions: list[str], seed: int) -> None:
     world: Any = World(max_waiting=10)
     world.random.seed(seed)
