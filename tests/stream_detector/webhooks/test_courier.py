@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 from stream_detector.webhooks.backlog import Entry
 from stream_detector.webhooks.ports import Outcome, Word
 from tests.alerts import alert, record
-from tests.stream_detector.webhooks.simulated import Life, World
+from tests.stream_detector.webhooks.simulated import PARTITION, Life, World
 
 
 def id_of(name: str, revision: int = 1) -> str:
@@ -227,3 +229,19 @@ def test_an_alert_without_a_body_is_a_dead_letter_at_once() -> None:
     assert sorted(reason for _, reason in world.dead) == ["unreadable", "unsendable"]
     assert world.state == "ok"
     assert len(seen) == 1
+
+
+def test_a_partition_goes_to_another_when_what_is_under_way_has_ended() -> None:
+    world = World()
+    world.write(record("a"), record("b"), record("a", 2, "resolved"))
+    life = Life(world)
+    for _ in range(3):
+        life.turn()
+    assert len(life.flights) == 2
+    ending = threading.Timer(0.05, lambda: [life.land(), life.land()])
+    ending.start()
+    life.courier.revoked([PARTITION])
+    ending.join()
+    assert life.courier.owned == 0
+    Life(world).run()
+    assert world.tried == [*world.tried[:2], id_of("a", 2)], "the next owner repeats nothing"
