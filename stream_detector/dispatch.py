@@ -148,7 +148,10 @@ def run_webhooks(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, dispatch.stop)
     access = settings.metrics.model_copy(update={"port": webhooks.metrics_port})
-    server = metrics.serve(access, dispatch.live, dispatch.ready)
+    try:
+        server = metrics.serve(access, dispatch.live, dispatch.ready)
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("metrics.port", "webhooks.metrics_port")) from None
     log.info("started: %d targets; metrics at port %d", len(couriers), server.port)
     try:
         return dispatch.run()

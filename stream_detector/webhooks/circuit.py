@@ -53,13 +53,14 @@ class Circuit:
         """``asked``: seconds that the target wants to be left alone; ``busy``: its status says that it is."""
         self.row += 1
         wait = 0.0 if asked is None else asked
-        if busy:
-            self.limit = max(1, self.limit // 2)
-            if asked is None:
-                wait, self.breath = self.breath, min(2 * self.breath, LONGEST_BREATH)
-        if self.state == "open":
-            wait = max(wait, self.pause * (1 + self.draw() / 4))
-            self.pause = min(2 * self.pause, LONGEST_PAUSE)
+        if now >= self.not_before:  # else it began before we knew, and says nothing new
+            if busy:
+                self.limit = max(1, self.limit // 2)
+                if asked is None:
+                    wait, self.breath = self.breath, min(2 * self.breath, LONGEST_BREATH)
+            if self.state == "open":
+                wait = max(wait, self.pause * (1 + self.draw() / 4))
+                self.pause = min(2 * self.pause, LONGEST_PAUSE)
         if wait > 0:
             self.not_before = max(self.not_before, now + wait)
 

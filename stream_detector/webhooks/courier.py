@@ -221,8 +221,11 @@ class Courier:
         self._flying.discard(entry)
         self.watcher.tried(self.name, outcome)
         if outcome.word == "delivered":
+            recovered = self.circuit.state == "open"
             self.circuit.succeeded()
             self.backlog.done(entry)
+            for other in self.backlog if recovered else ():  # whose next turn may be hours away
+                other.due = min(other.due, now)
             self.watcher.delivered(self.name, max(0.0, now - entry.published))
             return
         log.warning("%s: alert %s, try %d: %s", self.name, entry.id, entry.tries, visible(outcome.message))

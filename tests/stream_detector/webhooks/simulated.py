@@ -182,6 +182,11 @@ class Life:
         found: Callable[..., None] = getattr(self.world, name)
         return found
 
+    def land_all(self) -> None:
+        """Every try that is under way ends."""
+        while self.flights:
+            self.land()
+
     def turn(self) -> None:
         with suppress(Unavailable):  # the loop calls again
             self.courier.turn(0.0)
@@ -202,8 +207,7 @@ class Life:
         """Turns with all tries ending at once."""
         for _ in range(turns):
             self.turn()
-            while self.flights:
-                self.land()
+            self.land_all()
         self.turn()
 
     def rest(self) -> None:

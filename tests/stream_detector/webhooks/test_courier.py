@@ -84,6 +84,20 @@ def test_an_open_circuit_tries_one_at_a_time_and_closes() -> None:
     assert len(world.accepted) == 10
 
 
+def test_what_waited_for_an_open_circuit_is_tried_when_it_closes() -> None:
+    world = World(jitter=0, max_waiting=100, retries=["10h"])
+    world.answer = lambda entry: says("unreachable")
+    world.write(*(record(f"a{number}") for number in range(4)))
+    life = Life(world)
+    life.run()
+    assert world.state == "open"
+    world.answer = lambda entry: says("delivered")
+    world.write(record("new"))
+    world.time += 300
+    life.run()
+    assert len(world.accepted) == 5
+
+
 def test_what_was_never_tried_is_given_up_with_a_circuit_that_stays_open() -> None:
     world = World(jitter=0, max_waiting=100)
     world.answer = lambda entry: says("timeout")
@@ -238,7 +252,7 @@ def test_a_partition_goes_to_another_when_what_is_under_way_has_ended() -> None:
     for _ in range(3):
         life.turn()
     assert len(life.flights) == 2
-    ending = threading.Timer(0.05, lambda: [life.land(), life.land()])
+    ending = threading.Thread(target=life.land_all)
     ending.start()
     life.courier.revoked([PARTITION])
     ending.join()

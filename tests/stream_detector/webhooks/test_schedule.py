@@ -82,6 +82,14 @@ def test_a_busy_target_gets_fewer_tries_at_a_time_and_a_pause_that_grows() -> No
     assert circuit.allows(now + 1, 0) == 4
 
 
+def test_what_was_under_way_when_it_became_known_says_nothing_new() -> None:
+    circuit = Circuit(failures=1, concurrency=8, draw=lambda: 0.0)
+    for _ in range(8):
+        circuit.failed(0.0, busy=True)
+    assert circuit.not_before == 5
+    assert circuit.limit == 4
+
+
 def test_probes_come_ever_more_slowly_but_come() -> None:
     circuit = Circuit(failures=2, concurrency=8, draw=lambda: 0.0)
     times, now = [], 0.0
