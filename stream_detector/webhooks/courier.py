@@ -81,14 +81,14 @@ class Courier:
         Raises `Unavailable` or `Fenced`: call again.
         """
         self._collect()
-        self._bury()
         self._launch()
-        if self.now() - self._last_commit >= COMMIT_EVERY:
-            self._commit()
         if self._flying and timeout > 0:
             self._land(timeout)  # what ends makes room for the next
             timeout = 0.0
-        self._read(timeout)
+        self._read(timeout)  # before what may fail: who was thrown out of the group comes back by it
+        self._bury()
+        if self.now() - self._last_commit >= COMMIT_EVERY:
+            self._commit()
         self._tell()
 
     def close(self) -> None:

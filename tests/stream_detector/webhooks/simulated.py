@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from stream_detector.errors import Unavailable
+from stream_detector.errors import Fenced, Unavailable
 from stream_detector.events import Partition
 from stream_detector.ports import Ownership
 from stream_detector.targets import Target, Webhooks
@@ -97,6 +97,7 @@ class Topic:
         self.position: int | None = None
         self.assigned = False
         self.closed = False
+        self.thrown_out = False  # of the group; the next poll tells, and joins again
 
     def open(self, ownership: Ownership) -> None:
         self.owner = ownership
@@ -104,6 +105,10 @@ class Topic:
     def poll(self, timeout: float) -> list[Batch]:
         self.world.kafka()
         assert self.owner is not None
+        if self.thrown_out:
+            self.thrown_out = False
+            self.owner.lost([PARTITION])
+            self.assigned, self.position = False, None
         if not self.assigned:
             self.assigned = True
             self.owner.assigned([PARTITION])
@@ -139,6 +144,8 @@ class Topic:
 
     def commit(self, progress: Mapping[Partition, Progress]) -> None:
         self.world.kafka()
+        if self.thrown_out:
+            raise Fenced("no longer a member")
         [(_, so_far)] = progress.items()
         self.world.committed = so_far.offset, encode(so_far)
 
@@ -147,12 +154,6 @@ class Topic:
 
     def close(self) -> None:
         self.closed = True
-
-    def lose(self) -> None:
-        """Thrown out of the group; it comes back with the next poll."""
-        assert self.owner is not None
-        self.owner.lost([PARTITION])
-        self.assigned, self.position = False, None
 
 
 class Life:
@@ -188,7 +189,7 @@ class Life:
             self.land()
 
     def turn(self) -> None:
-        with suppress(Unavailable):  # the loop calls again
+        with suppress(Unavailable, Fenced):  # the loop calls again
             self.courier.turn(0.0)
 
     def take_off(self, flight: Callable[[], None]) -> None:

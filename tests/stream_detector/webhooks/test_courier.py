@@ -183,6 +183,39 @@ def test_what_retention_took_is_counted_and_not_waited_for() -> None:
     assert set(world.accepted) == {id_of("a3"), id_of("a4")}
 
 
+def test_who_was_thrown_out_of_the_group_comes_back() -> None:
+    world = World()
+    world.write(record("a"))
+    life = Life(world)
+    life.run()
+    life.topic.thrown_out = True
+    world.write(record("b"))
+    for _ in range(5):
+        life.rest()  # each of them wants to commit, which is refused until a poll has joined again
+        life.land_all()
+    life.rest()
+    assert world.accepted[-1] == id_of("b")
+    assert world.committed is not None
+    assert world.committed[0] == 4
+
+
+def test_a_dead_letter_that_cannot_be_written_holds_up_no_other_alert() -> None:
+    world = World(jitter=0)
+    world.answer = lambda entry: says("unsendable" if entry.name == alert("bad").id else "delivered")
+    world.write(record("bad"), record("good"))
+    life = Life(world)
+    for _ in range(3):
+        life.turn()
+    life.land_all()
+    world.failing = 1_000
+    life.run()
+    assert world.accepted == [id_of("good")]
+    assert world.dead == []
+    world.failing = 0
+    life.run()
+    assert world.dead == [(id_of("bad"), "unsendable")]
+
+
 def test_leaving_says_how_far_it_came() -> None:
     world = World()
     world.write(record("a"), record("b"))

@@ -85,7 +85,7 @@ def test_nothing_is_lost_and_nothing_overtakes(actions: list[str], seed: int) ->
             life.kill()
             life = Life(world)
         elif action == "lose":
-            life.topic.lose()
+            life.topic.thrown_out = True
         elif action == "away":
             world.failing = world.random.randint(1, 4)
         elif action == "write":
