@@ -66,10 +66,8 @@ def addresses(
         if allows(host, str(bare)) or not (plain or internal(address)):
             fit.append(text)
     if not fit:
-        what = "without TLS" if plain else "internal"
-        raise Blocked(
-            f"{host} leads to {', '.join(found)}: {what}, and not in webhooks.allow_internal" if found else host
-        )
+        what = f"{', '.join(found)}: {'without TLS' if plain else 'internal'}" if found else "nowhere"
+        raise Blocked(f"{host} leads to {what}, and not in webhooks.allow_internal")
     return fit
 
 

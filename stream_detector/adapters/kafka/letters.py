@@ -22,7 +22,7 @@ LEFT = Waiting(0, False)
 
 
 class LetterBox:
-    """Dead letters of one target. `standing` says what is done; `keep` commits it."""
+    """Dead letters of one target; `webhooks.replay.Box`. `read` them first."""
 
     def __init__(self, topic: str, target: str, consumer: Any) -> None:
         self._topic, self._target, self._consumer = topic, target, consumer
@@ -41,6 +41,8 @@ class LetterBox:
         for tp in tps:
             found = self._consumer.committed(tp, metadata=True, timeout_ms=PATIENCE * 1_000)
             past = Progress(0) if found is None else decode(int(found.offset), str(found.metadata or ""))
+            if past.reached > ends[tp]:  # the topic was made anew
+                past = Progress(0)
             partition, waiting = Partition(*tp), dict[int, Waiting]()
             for record in read_part(self._consumer, tp, max(past.offset, starts[tp]), ends[tp]):
                 if dict(record.headers).get("errors.target") == self._target.encode() and not past.done(record.offset):
