@@ -11,6 +11,7 @@ from stream_detector.adapters.kafka import probe_kafka
 from stream_detector.adapters.keras import KerasScorer, device_name
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.adapters.registry import open_bundle
+from stream_detector.dispatch import check_webhooks
 from stream_detector.errors import Moved, StreamDetectorError
 from stream_detector.events import Finding, Partition
 from stream_detector.ports import Update
@@ -26,6 +27,7 @@ def findings(settings: Settings, bundle: str | None) -> Iterator[Finding]:
     yield from _bundle(settings, bundle)
     yield from _redis(settings)
     yield from probe_kafka(settings)
+    yield from check_webhooks(settings)
 
 
 def _bundle(settings: Settings, path: str | None) -> Iterator[Finding]:

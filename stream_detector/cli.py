@@ -277,9 +277,44 @@ def check(config: Config = None, bundle: BundlePath = None) -> None:
     failed = False
     for what, ok, message in findings(settings, bundle):
         failed |= not ok
-        mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
-        out.print(f"{mark} {escape(what)}: {escape(message)}", highlight=False)
+        _print_finding(what, ok, message)
     sys.exit(int(failed))
+
+
+@app.command()
+def webhooks(
+    config: Config = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look whether targets can be reached; nothing is sent.")
+    ] = False,
+    replay_dead_letters: Annotated[
+        bool, typer.Option("--replay-dead-letters", help="Only send what is in the dead letters again, once each.")
+    ] = False,
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --replay-dead-letters: of this target alone.")
+    ] = None,
+) -> None:
+    """Deliver alerts from the alerts topic to webhook targets, at least once each, in order per alert."""
+    settings = _settings(config)
+    if check and replay_dead_letters:
+        raise SettingsError("--check, --replay-dead-letters: give one of them")
+    if target is not None and not replay_dead_letters:
+        raise SettingsError("--target is for --replay-dead-letters alone")
+    logging.getLogger("stream_detector").setLevel(logging.INFO)
+    from stream_detector.dispatch import check_webhooks, replay_letters, run_webhooks
+
+    failed = False
+    if check:
+        for what, ok, message in check_webhooks(settings):
+            failed |= not ok
+            _print_finding(what, ok, message)
+        sys.exit(int(failed))
+    if replay_dead_letters:
+        for name, told, ok in replay_letters(settings, target):
+            failed |= not ok
+            out.print(f"{name}: {told}", highlight=False, markup=False)
+        sys.exit(int(failed))
+    sys.exit(run_webhooks(settings))
 
 
 @app.command()
@@ -310,6 +345,11 @@ def _period(text: str | None) -> int | None:
     if period == 0:
         raise SettingsError(f"--period {text}: give the time between two rows, more than 0")
     return period
+
+
+def _print_finding(what: str, ok: bool, message: str) -> None:
+    mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
+    out.print(f"{mark} {escape(what)}: {escape(message)}", highlight=False)
 
 
 def _print_alert(alert: Alert) -> None:

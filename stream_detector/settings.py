@@ -39,9 +39,10 @@ from stream_detector.errors import SettingsError
 from stream_detector.policy import Alerts as Alerts  # others take it from here
 from stream_detector.policy import Faults, Feature, Group, check_groups
 from stream_detector.sections import Duration, Section, together
+from stream_detector.targets import Target, Webhooks
 
 PREFIX = "STREAM_DETECTOR__"
-SECRETS = ("password", "secret", "token", "url")  # keys whose values are never shown
+SECRETS = ("password", "secret", "token", "url", "routing_key", "headers")  # keys whose values are never shown
 
 
 def _zone(value: str) -> str:
@@ -81,15 +82,14 @@ class Topics(Section):
     alerts: str = "sensor-alerts"
     dead_letters: str = "sensor-events-dead-letters"
     embeddings: str = "sensor-embeddings"  # used with publish.embeddings alone
+    webhook_dead_letters: str = "sensor-alerts-webhook-dead-letters"  # used by `stream-detector webhooks` alone
 
     @model_validator(mode="after")
     def _distinct(self) -> Topics:
-        names = Counter([self.events, self.scores, self.alerts, self.dead_letters, self.embeddings])
-        name, times = names.most_common(1)[0]
+        name, times = Counter(self.model_dump().values()).most_common(1)[0]
         if times > 1:
-            raise ValueError(
-                f"{name!r} is given twice; events, scores, alerts, dead_letters and embeddings need a topic each"
-            )
+            *most, last = type(self).model_fields
+            raise ValueError(f"{name!r} is given twice; {', '.join(most)} and {last} need a topic each")
         return self
 
 
@@ -230,6 +230,7 @@ class Settings(BaseSettings):
     bundle: Bundle = Bundle()
     device: Device = Device()
     poll: Poll = Poll()
+    webhooks: Webhooks = Webhooks()
 
     @model_validator(mode="after")
     def _groups(self) -> Settings:
@@ -305,14 +306,16 @@ def _reject_stray_variables(environment: Mapping[str, str]) -> None:
 def _explain(error: ValidationError, config: Path | None, environment: Mapping[str, str]) -> str:
     """The first of pydantic's findings as one line: where, what is wrong, what stood there."""
     found = error.errors(include_url=False)[0]
-    named = found["loc"][:1] in (("groups",), ("features",))  # tables of sections
-    place = [str(part) for part in found["loc"]][: 3 if named else 2]  # deeper is only which type of a union was tried
+    named = _named(found["loc"])  # tables of sections
+    place = [str(part) for part in found["loc"]][: 2 + named]  # deeper is only which type of a union was tried
     key = ".".join(place) or "settings"
     variable = PREFIX + "__".join(place).upper()
     given = {name.upper() for name in environment}
     where = f"{variable}: " if variable in given else f"{config}: " if config is not None else ""
     if found["type"] == "extra_forbidden":
         tables: dict[str, Any] = {"groups": Group, "features": Feature}
+        if named:
+            tables["webhooks"] = Target
         section = tables.get(place[0], Settings.model_fields[place[0]].annotation) if len(place) > 1 else Settings
         known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
         return f"{where}{key}: unknown setting; use one of: {', '.join(known)}"
@@ -323,3 +326,10 @@ def _explain(error: ValidationError, config: Path | None, environment: Mapping[s
     simple = isinstance(value, (str, int, float, bool)) and not any(word in key for word in SECRETS)
     got = f" (got {value!r})" if simple else ""
     return f"{where}{key}: {message}{got}"
+
+
+def _named(place: tuple[int | str, ...]) -> int:
+    """How many more parts the name of a key has than section and key: the names of tables of sections."""
+    if place[:2] == ("webhooks", "targets") and len(place) > 2:
+        return 2
+    return int(place[:1] in (("groups",), ("features",)))

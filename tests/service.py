@@ -26,6 +26,8 @@ DEADLINE = 120.0  # seconds for anything to happen
 class RunningService:
     """``stream-detector run`` with settings of its own."""
 
+    command = "run"
+
     def __init__(self, config: Path, *options: str) -> None:
         self.config, self.options = config, options
         self.port = tomllib.loads(config.read_text())["metrics"]["port"]
@@ -34,7 +36,15 @@ class RunningService:
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "stream_detector", "run", "--config", str(self.config), *self.options]
+            command = [
+                sys.executable,
+                "-m",
+                "stream_detector",
+                self.command,
+                "--config",
+                str(self.config),
+                *self.options,
+            ]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         return self
 

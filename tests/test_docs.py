@@ -6,13 +6,20 @@ import inspect
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from stream_detector import cli
+from stream_detector.adapters.webhook import HttpPost
+from stream_detector.events import Partition
 from stream_detector.pipeline import Pipeline
 from stream_detector.settings import load_settings
+from stream_detector.targets import Webhooks
+from stream_detector.webhooks.backlog import Entry
+from tests.alerts import alert
+from tests.receiver import SECRET, Receiver
 from training.autoencoders import FAMILY, WRAPPERS
 from training.options import TrainOptions, check_options
 
@@ -23,17 +30,36 @@ SAMPLES = [
     for path in DOCUMENTS
     for number, text in enumerate(re.findall(r"```toml\n(.*?)```", path.read_text(), re.DOTALL))
 ]
+SECRETS = {"secrets": SECRET, "url": "https://hooks.example/T0"}  # where not any text will do
 
 
 @pytest.mark.parametrize("text", SAMPLES)
 def test_samples_of_settings_are_accepted(text: str, tmp_path: Path) -> None:
-    for name in re.findall(r'_file = "([^"]+)"', text):  # secrets, where they stand on the reader's machine
+    for key, name in re.findall(r'(\w+)_file = "([^"]+)"', text):  # secrets, where they stand on the reader's machine
         here = tmp_path / Path(name).name
-        here.write_text("secret")
+        here.write_text(SECRETS.get(key, "secret"))
         text = text.replace(name, str(here))
     config = tmp_path / "detector.toml"
     config.write_text(text)
-    load_settings(config)
+    webhooks = load_settings(config).webhooks
+    for name, target in webhooks.targets.items():
+        HttpPost(name, target, webhooks).prepare()
+
+
+def test_receivers_verify_webhooks_as_shown() -> None:
+    [shown] = re.findall(r"<!-- verifies -->\n```python\n(.*?)```", (ROOT / "docs/webhooks.md").read_text(), re.DOTALL)
+    with Receiver() as receiver:
+        url = {"url": receiver.url, "secrets": [SECRET]}
+        settings = Webhooks.model_validate({"allow_internal": ["127.0.0.1"], "targets": {"ops": url}})
+        post = HttpPost("ops", settings.targets["ops"], settings)
+        post.prepare()
+        post(Entry(Partition("sensor-alerts", 0), 0, None, None, alert(), 0.0, 0.0))
+        [request] = receiver.requests
+    for body, status in ((request.body, 204), (request.body + b" ", 401)):
+        names: dict[str, Any] = {"secret": SECRET, "body": body, "headers": request.headers}
+        exec(shown, names)  # noqa: S102 - our own document
+        assert names["status"] == status
+        assert status == 401 or names["told"].startswith("pump-a is firing: ")
 
 
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")

@@ -30,13 +30,13 @@ def read_topic(settings: Settings, topic: str, patience: float) -> Iterator[Any]
     they have ended, for which ``patience`` seconds are given. Raises `Unavailable` if one does not end in them.
     """
     doing = f"reading {topic}"
-    with _reader(settings, doing, isolation_level="read_uncommitted") as consumer:
+    with reader(settings, doing, isolation_level="read_uncommitted") as consumer:
         tps = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         starts = consumer.beginning_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
         ends = consumer.end_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
-    with _reader(settings, doing) as consumer:
+    with reader(settings, doing) as consumer:
         for tp in tps:
-            yield from _read(consumer, tp, starts[tp], ends[tp], max(patience, PATIENCE))
+            yield from read_part(consumer, tp, starts[tp], ends[tp], max(patience, PATIENCE))
 
 
 def reach_back(settings: Settings, decoder: Decoder, partition: Partition, before: int, lookback: Lookback) -> int:
@@ -45,12 +45,12 @@ def reach_back(settings: Settings, decoder: Decoder, partition: Partition, befor
     Goes back in ever longer steps until a step brought no new sensor and all have enough, or a bound is reached.
     """
     tp, counts = TopicPartition(*partition), Counter[str]()
-    with _reader(settings, f"reading back in {partition}") as consumer:
+    with reader(settings, f"reading back in {partition}") as consumer:
         first = int(consumer.beginning_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp])
         floor, low, newest = max(first, before - lookback.limit), before, None
         while low > floor:
             high, low = low, max(floor, low - max(FIRST_STEP, before - low))
-            records = list(_read(consumer, tp, low, high))
+            records = list(read_part(consumer, tp, low, high))
             seen = Counter(decoder.decode([Raw(r.offset, r.timestamp, r.key, r.value) for r in records]).events.sensors)
             settled = bool(counts) and seen.keys() <= counts.keys()
             counts += seen
@@ -65,7 +65,8 @@ def reach_back(settings: Settings, decoder: Decoder, partition: Partition, befor
 
 
 @contextmanager
-def _reader(settings: Settings, doing: str, **other: Any) -> Iterator[Any]:
+def reader(settings: Settings, doing: str, **other: Any) -> Iterator[Any]:
+    """A consumer that is no member of a group, until the block ends; its exceptions are translated."""
     consumer, _ = connect(KafkaConsumer, reader_options(settings) | other)
     try:
         with translated(doing):
@@ -74,7 +75,7 @@ def _reader(settings: Settings, doing: str, **other: Any) -> Iterator[Any]:
         consumer.close(autocommit=False, timeout_ms=1_000)
 
 
-def _read(consumer: Any, tp: TopicPartition, start: int, end: int, patience: float = PATIENCE) -> Iterator[Any]:
+def read_part(consumer: Any, tp: TopicPartition, start: int, end: int, patience: float = PATIENCE) -> Iterator[Any]:
     """Records of one partition from ``start`` up to, not including, ``end``."""
     consumer.assign([tp])
     consumer.seek(tp, start)
