@@ -18,14 +18,6 @@ DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 OWN = ("up", "ALERTS")  # Prometheus makes these itself
 
-# Of the process `stream-detector webhooks`. To be removed, with `known` below, once it is there to be scraped.
-NOT_THERE_YET = (
-    "stream_detector_webhooks_waiting",
-    "stream_detector_webhooks_consumer_lag",
-    "stream_detector_webhooks_attempts_total",
-    "stream_detector_webhooks_target_state",
-)
-
 
 class Asked(NamedTuple):
     """An expression, with Grafana's variables in it, and where it stands."""
@@ -76,6 +68,6 @@ def selectors(expr: str) -> list[tuple[str, set[str]]]:
 
 
 def known(name: str) -> bool:
-    """Whether a metric is one that a worker is expected to show."""
+    """Whether a metric is one that our processes are expected to show."""
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    return name not in OWN and name not in NOT_THERE_YET and name not in recorded
+    return name not in OWN and name not in recorded

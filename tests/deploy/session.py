@@ -1,12 +1,15 @@
 """A live service under a real Prometheus and a real Alertmanager.
 
 One worker with real Kafka and Redis (its model is a stand-in on NumPy, as in the chaos tests), sensors that are well
-and sensors that are not, and two targets that do not answer. Only durations of the shipped rules are shorter.
+and sensors that are not, a process that sends their alerts on, and a worker that does not answer. Only durations of
+the shipped rules are shorter.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import random
 import re
 import subprocess
@@ -32,7 +35,9 @@ from tests.servers.process import free_port
 from tests.servers.prometheus import Prometheus
 from tests.service import wait_for
 
-TOPICS = {kind: f"monitored-{kind}" for kind in ("events", "scores", "alerts", "dead_letters")}
+KINDS = ("events", "scores", "alerts", "dead_letters", "webhook_dead_letters")
+TOPICS = {kind: f"monitored-{kind}" for kind in KINDS}
+SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 ILL, ODD = "ill", 'o"d\n\\{}\x00'  # ODD: what an id may be
 SENSORS = {f"well-{at}": 0.2 + at / 12 for at in range(6)} | {ILL: 4.0, ODD: 1.5}  # and their usual score
 EVERY = 0.2  # seconds between two events of a sensor
@@ -92,6 +97,7 @@ class Live(NamedTuple):
     prometheus: Prometheus
     receiver: Receiver
     metrics: str  # what the service showed
+    sent: str  # what the webhooks' process showed
     absent: str  # the address of a worker that is not there
 
 
@@ -100,7 +106,7 @@ def hastened(text: str) -> str:
     return re.sub(r"\b(for|interval): \w+", r"\1: 1s", text)
 
 
-def prometheus_config(folder: Path, worker: int, absent: str, alertmanager: int) -> str:
+def prometheus_config(folder: Path, worker: int, webhooks: int, absent: str, alertmanager: int) -> str:
     """The shipped settings, where things are here, and often."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
@@ -110,7 +116,7 @@ def prometheus_config(folder: Path, worker: int, absent: str, alertmanager: int)
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{alertmanager}"]
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     jobs["stream-detector"]["static_configs"] = [{"targets": [f"127.0.0.1:{worker}", absent]}]
-    jobs["stream-detector-webhooks"]["static_configs"] = [{"targets": [absent]}]
+    jobs["stream-detector-webhooks"]["static_configs"] = [{"targets": [f"127.0.0.1:{webhooks}"]}]
     return str(yaml.safe_dump(config))
 
 
@@ -134,10 +140,25 @@ def metrics_of(port: int) -> str:
         return ""
 
 
+def webhooks_settings(bootstrap: str, port: int, receiver: str) -> dict[str, str]:
+    """The environment of `stream-detector webhooks` with one target."""
+    target = {"url": f"{receiver}/alerts", "secrets": json.dumps([SECRET])}
+    settings = {
+        "KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+        **{f"TOPICS__{kind.upper()}": topic for kind, topic in TOPICS.items()},
+        **{f"WEBHOOKS__TARGETS__OPS__{key.upper()}": value for key, value in target.items()},
+        "WEBHOOKS__ALLOW_INTERNAL": '["127.0.0.1"]',
+        "WEBHOOKS__GROUP_ID": "monitored-webhooks",
+        "WEBHOOKS__START": "earliest",
+        "WEBHOOKS__METRICS_PORT": str(port),
+    }
+    return {f"STREAM_DETECTOR__{key}": value for key, value in settings.items()}
+
+
 @contextmanager
 def session(kafka_broker: KafkaBroker, redis_server: RedisServer, folder: Path) -> Iterator[Live]:
     """All of it, once the first sensor's alert is in the service's metrics."""
-    port, absent = free_port(), f"127.0.0.1:{free_port()}"
+    port, sends, absent = free_port(), free_port(), f"127.0.0.1:{free_port()}"
     kafka_broker.create_topics(dict.fromkeys(TOPICS.values(), 2))
     settings = {
         "kafka": {"bootstrap_servers": kafka_broker.bootstrap, "group_id": "monitored"},
@@ -155,17 +176,28 @@ def session(kafka_broker: KafkaBroker, redis_server: RedisServer, folder: Path) 
         stack.callback(worker.kill)
         receiver = Receiver()
         stack.callback(receiver.close)
+        sender = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "stream_detector", "webhooks"],
+                stdout=log,
+                stderr=log,
+                env=os.environ | webhooks_settings(kafka_broker.bootstrap, sends, receiver.url),
+            )
+        )
+        stack.callback(sender.kill)
         traffic = Traffic(kafka_broker.bootstrap)
         traffic.start()
         stack.callback(traffic.join)
         stack.callback(traffic.over.set)
         alertmanager = stack.enter_context(Alertmanager(alertmanager_config(receiver.url)))
-        config = prometheus_config(folder, port, absent, alertmanager.port)
+        config = prometheus_config(folder, port, sends, absent, alertmanager.port)
         prometheus = stack.enter_context(Prometheus(config))
 
         def fires() -> bool:
             assert worker.poll() is None, (folder / "log").read_text()
-            return f'alert_firing{{kind="anomaly",sensor_id="{ILL}"' in metrics_of(port)
+            assert sender.poll() is None, (folder / "log").read_text()
+            accepted = 'webhooks_attempts_total{outcome="delivered",target="ops"}' in metrics_of(sends)
+            return accepted and f'alert_firing{{kind="anomaly",sensor_id="{ILL}"' in metrics_of(port)
 
-        wait_for(fires, "an alert in the service's metrics")
-        yield Live(prometheus, receiver, metrics_of(port), absent)
+        wait_for(fires, "an alert in the service's metrics, and its receiver's answer")
+        yield Live(prometheus, receiver, metrics_of(port), metrics_of(sends), absent)
