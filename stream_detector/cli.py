@@ -168,7 +168,9 @@ def train(
 def run(
     config: Config = None,
     bundle: BundlePath = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; metrics ports count up from metrics.port.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes; their ports count up from metrics.port and page.port.")
+    ] = 1,
 ) -> None:
     """The service: Kafka → Redis → device → Kafka, with Prometheus metrics and health."""
     settings = _settings(config)
@@ -188,6 +190,9 @@ def replay(
     bundle: Annotated[Path, typer.Option("--bundle", help="Model bundle.")],
     out_: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")],
     speed: Annotated[float | None, typer.Option(help="Event time per real time; as fast as can be if absent.")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the live page meanwhile, and after the end until Ctrl-C.")
+    ] = False,
     config: Config = None,
     columns: Columns = None,
     period: Period = None,
@@ -197,10 +202,19 @@ def replay(
     if speed is not None and not 0 < speed < float("inf"):
         raise SettingsError(f"--speed {speed}: give a number above 0, or leave it out for as fast as can be")
     _import_keras()
+    from stream_detector.adapters.recorder import Recorder
     from stream_detector.app import replay
     from stream_detector.configured import open_bundle
+    from stream_detector.pages import Showing
 
-    result = replay(
+    def tell(result: Recorder) -> None:
+        counts, rejected = result.counts, sum(result.rejects.values())
+        told = f"{counts['events']} events, {counts['windows']} windows, {counts['alerts']} alerts, {rejected} rejected"
+        out.print(f"{told}; see {escape(str(out_ / 'report.html'))}", highlight=False)
+        if serve:
+            out.print("the live page stays; Ctrl-C ends it", highlight=False)
+
+    replay(
         data,
         open_bundle(settings, bundle),
         settings,
@@ -209,10 +223,9 @@ def replay(
         period=_period(period),
         speed=speed,
         heard=_print_alert,
+        done=tell,
+        showing=Showing(settings.page, _print_address, stay=True) if serve else None,
     )
-    counts, rejected = result.counts, sum(result.rejects.values())
-    told = f"{counts['events']} events, {counts['windows']} windows, {counts['alerts']} alerts, {rejected} rejected"
-    out.print(f"{told}; see {escape(str(out_ / 'report.html'))}", highlight=False)
 
 
 @app.command()
@@ -283,13 +296,14 @@ def demo(
         "demo-out"
     ),
     seed: Annotated[int, typer.Option(help="Of the plant, its faults and the training.")] = 0,
+    serve: Annotated[bool, typer.Option("--serve", help="Let the live page stay after the end, until Ctrl-C.")] = False,
 ) -> None:
     """Simulate a small plant with faults, train, stream, and say what was found. No server needed."""
     _settings(None)  # the environment counts here too, and a mistake in it is told as everywhere
     _import_keras()
     from training.demo import demo
 
-    demo(out_, seed, out, _print_alert)
+    demo(out_, seed, out, _print_alert, _print_address, stay=serve)
 
 
 def _settings(config: Path | None) -> Settings:
@@ -305,6 +319,10 @@ def _period(text: str | None) -> int | None:
     if period == 0:
         raise SettingsError(f"--period {text}: give the time between two rows, more than 0")
     return period
+
+
+def _print_address(address: str) -> None:
+    out.print(f"live page: {escape(address)}", highlight=False)
 
 
 def _print_alert(alert: Alert) -> None:
@@ -370,4 +388,4 @@ def _supervise(settings: Settings, workers: int) -> int:
     """Run ``workers`` processes of this command with one worker each; when one ends, end all."""
     from stream_detector.workers import supervise
 
-    return supervise(sys.argv[1:], workers, settings.metrics.port)
+    return supervise(sys.argv[1:], workers, settings.metrics.port, settings.page.port)

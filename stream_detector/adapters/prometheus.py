@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from stream_detector.adapters.http import Server as Server  # what `serve` returns
 from stream_detector.adapters.http import serve
-from stream_detector.events import Errors, Float32, Model, Partition, Windows
+from stream_detector.events import Errors, Float32, Model, Partition, Slice, Windows
 from stream_detector.ports import Delivery
 from stream_detector.settings import Metrics
 
@@ -119,6 +119,9 @@ class PrometheusObserver:
 
     def took(self, stage: str, seconds: float) -> None:
         self._stages.labels(self._bounded("stage", stage)).observe(seconds)
+
+    def read(self, batch: Sequence[Slice]) -> None:
+        """Counted when the rules have been applied: see `received`."""
 
     def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:
         self._events.inc(events)
