@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.servers import KafkaBroker
+from tests.servers.process import free_port
 from tests.service import (
     RunningService,
     command,
@@ -75,6 +77,13 @@ def score_count(service: RunningService) -> int:
     return 0
 
 
+def first_message(url: str) -> dict[str, Any]:
+    """Of the live page's stream."""
+    with urllib.request.urlopen(url, timeout=30) as stream:  # noqa: S310 # http on loopback
+        found: dict[str, Any] = next(json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+    return found
+
+
 def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records without what differs between two runs of the same data by design: topic names, and so ids."""
     kept = [{key: value for key, value in record.items() if key not in ("id", "source")} for record in records]
@@ -91,7 +100,8 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
 ) -> None:
     name = "whole"
     start_topics(broker, name)
-    config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle)
+    page = {"enabled": True, "port": free_port()}
+    config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle, page=page)
     done = command("check", "--config", config)
     assert done.returncode == 0, done.stdout + done.stderr
     good = messages(plant, slice(0, 1_200))
@@ -104,6 +114,10 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
         status, metrics = service.get("/metrics")
         assert status == 200
         assert service.get("/livez")[0] == 200
+        told = first_message(f"http://127.0.0.1:{page['port']}/stream")
+        assert told["about"]["ready"]
+        assert told["about"]["windows"] == expected_windows(good)
+        assert {tile["id"] for tile in told["overview"]["fleet"]} == {"pump-1", "pump-2"}
         assert service.terminate() == 143
     scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
     assert len(scores) == expected_windows(good)

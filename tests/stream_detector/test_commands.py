@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,7 @@ import h5py
 import pytest
 
 from tests.commandline import Done, Run, invoke, lines, rows
+from tests.servers.process import free_port
 from tests.service import DEADLINE, command
 from training.plant import FEATURES, KINDS, Plant
 
@@ -169,6 +173,45 @@ def test_a_replay_that_is_stopped_says_so_and_keeps_what_it_has(
     assert "Traceback" not in done.err
 
 
+def test_a_replay_that_serves_stays_and_shows_what_it_saw(
+    run: Run, plant: Plant, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, sensor = free_port(), rows(plant)[0]["sensor_id"]
+    monkeypatch.setenv("STREAM_DETECTOR__PAGE__PORT", str(port))
+    over, told = threading.Event(), {}
+
+    def look() -> None:
+        """Until the replay has ended and the model has been asked; then Ctrl-C."""
+        while not over.wait(0.05):
+            with suppress(OSError):
+                url = f"http://127.0.0.1:{port}/stream?sensor={sensor}"
+                with urllib.request.urlopen(url, timeout=DEADLINE) as stream:  # noqa: S310 # http on loopback
+                    for line in stream:
+                        told.update(json.loads(line[6:]) if line.startswith(b"data: ") else {})
+                        known = told.get("sensor") and told["sensor"]["known"]
+                        if known and told["sensor"]["features"][0]["expected"][-2] is not None:
+                            if told["about"]["state"] == "the replay has ended":
+                                over.set()
+                                break
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        done = run("replay", plant.stream, "--bundle", bundle, "--out", tmp_path / "out", "--serve")
+    finally:
+        over.set()
+        thread.join()
+    assert (done.code, done.err) == (0, "")
+    assert f"live page: http://127.0.0.1:{port}/" in done.out
+    assert "the live page stays; Ctrl-C ends it" in done.out
+    assert told["about"]["sensors"] == 2
+    assert told["sensor"]["spans"] or told["overview"]["fleet"][1]["id"] != sensor
+    scores = [one for one in lines(tmp_path / "out" / "scores.jsonl") if one["sensor_id"] == sensor]
+    assert told["sensor"]["newest"]["score"] == scores[-1]["score"]
+    assert told["sensor"]["worst"]["score"] == max(one["score"] for one in scores)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """The real command, once."""
@@ -186,6 +229,7 @@ def test_the_demo_tells_what_it_planted_and_what_it_found(
     assert {kind: len(found) for kind, found in planted.items()} == dict.fromkeys(KINDS, 1)
     assert sum("not found" in line for found in planted.values() for line in found) < len(KINDS) / 2
     assert "false alarms in" in done.stdout
+    assert "live page: http://127.0.0.1:" in done.stdout
     assert "Traceback" not in done.stderr
     for name in ("report.html", "scores.jsonl", "alerts.jsonl", "bundle/manifest.json"):
         assert (out / name).stat().st_size > 0

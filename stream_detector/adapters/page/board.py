@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stream_detector.events import Alert, Float32, Int64, Severity, State
+from stream_detector.events import Alert, Bool, Float32, Int64, Severity, State
 from stream_detector.timestamps import parse
 
 SENSORS = 100  # of which points are kept
@@ -155,7 +155,8 @@ class Board:
         """Of what fires; None if nothing does, and where the alert is not known, minor."""
         if sensor not in self.firing:
             return None
-        return max([*self.firing[sensor].values()] or ["minor"], key=RANK.__getitem__)
+        worst: Severity = max([*self.firing[sensor].values(), "minor"], key=RANK.__getitem__)
+        return worst
 
     def order(self) -> list[str]:
         """Sensors, the worst first: by the severity of what fires, then by the newest score."""
@@ -209,12 +210,7 @@ class Board:
     def _extend(self, track: Track, times: Int64, values: Float32) -> None:
         if self.clock_reset is not None and track.newest != NEVER and track.newest - times[0] > self.clock_reset:
             self._restart(track)
-        fresh = times > track.newest - self.grace if track.newest != NEVER else np.ones(len(times), bool)
-        if self.grace and len(track.times):
-            fresh &= ~np.isin(times, track.times[track.times >= track.newest - self.grace])
-        elif not self.grace:  # late and repeated ones within the batch
-            before = np.r_[track.newest, np.maximum.accumulate(times)[:-1]]
-            fresh &= times > before
+        fresh = _rising(times, track.newest) if not self.grace else self._within_grace(track, times)
         if not fresh.any():
             return
         times = np.concatenate([track.times, times[fresh]])
@@ -228,7 +224,7 @@ class Board:
     def _judge(self, track: Track, ends: Int64, scores: Float32, shares: Float32) -> None:
         if self.clock_reset is not None and len(track.ends) and track.ends[-1] - ends[0] > self.clock_reset:
             track.ends, track.scores, track.shares = track.ends[:0], track.scores[:0], track.shares[:0]
-        fresh = ends > track.ends[-1] if len(track.ends) else np.ones(len(ends), bool)
+        fresh = _rising(ends, int(track.ends[-1]) if len(track.ends) else NEVER)
         if not fresh.any():
             return
         track.ends = np.concatenate([track.ends, ends[fresh]])[-self.points :]
@@ -246,6 +242,14 @@ class Board:
         if not open_:
             self.firing.pop(sensor, None)
         self.revision += 1
+
+    def _within_grace(self, track: Track, times: Int64) -> Bool:
+        """Which are neither late nor there already."""
+        newest = np.maximum.accumulate(np.r_[track.newest, times])[:-1]
+        known = track.times[np.searchsorted(track.times, times.min()) :]
+        first = np.zeros(len(times), bool)
+        first[np.unique(times, return_index=True)[1]] = True
+        return first & ((newest == NEVER) | (times >= newest - self.grace)) & ~np.isin(times, known)
 
     def _span(self, track: Track, alert: Alert) -> None:
         for at, known in enumerate(track.spans):
@@ -291,6 +295,11 @@ def started(alert: Alert) -> int:
 def ended(alert: Alert) -> int | None:
     """Epoch ms; None while it fires."""
     return None if alert.ended_at is None else parse(alert.ended_at, UTC)
+
+
+def _rising(times: Int64, after: int) -> Bool:
+    """Which are later than ``after`` and all before them."""
+    return times > np.maximum.accumulate(np.r_[after, times])[:-1]
 
 
 def _filled(values: Float32) -> Float32:

@@ -43,8 +43,9 @@ function panel(width, height, title, label) {
   return svg;
 }
 
-// One panel a feature, and the score below them, on one axis of time.
-export function draw(sensor, width) {
+// The score over the whole width, and one panel a feature, all on the same axis of time.
+export function draw(sensor, whole, each) {
+  let width = each;
   const all = [...sensor.times, ...sensor.ends];
   if (!all.length) return [];
   const first = Math.min(sensor.times[0] ?? Infinity, sensor.ends[0] ?? Infinity);
@@ -70,6 +71,7 @@ export function draw(sensor, width) {
     part(svg, "path", { d: path(sensor.times, feature.expected, x, y), class: "expected" });
     return svg;
   });
+  width = whole;
   const height = 120, top = Math.max(1.5, ...sensor.scores.filter((score) => score !== null)) * 1.05;
   // Straight up to the threshold, and by powers above it: a score of a hundred must not flatten all others.
   const lift = (score) => (score <= 1 ? score : 1 + Math.log10(score));
@@ -84,5 +86,5 @@ export function draw(sensor, width) {
   part(svg, "path", { d: path(sensor.ends, sensor.scores, x, y), class: "line" });
   part(svg, "text", { x: LEFT, y: height - 4 }, moment(first));
   part(svg, "text", { x: width - RIGHT, y: height - 4, "text-anchor": "end" }, width > 330 ? `${moment(last)} UTC` : moment(last).slice(11));
-  return [...charts, svg];
+  return [svg, ...charts];
 }

@@ -4,7 +4,7 @@ import { draw } from "./charts.js";
 import { heat, make, moment, number } from "./words.js";
 
 const AGAIN = 1000; // ms until the next try
-const SILENCE = 15000; // ms without a line, not even that the stream lives, after which it is taken for dead
+const SILENCE = 15000; // ms without a message, of which two a second come, after which a stream is taken for dead
 const $ = (id) => document.getElementById(id);
 
 let stream = null, retry = 0, heard = 0, last = null;
@@ -152,7 +152,11 @@ function one(sensor) {
   $("sensor-note").textContent = sensor.more > 0 ? `The ${sensor.features.length} features blamed most are shown; ${sensor.more} more exist.` : "";
   const key = make("p", "key");
   key.append(make("span", "", "measured"), make("span", "k-expected", "expected by the model"), make("span", "k-span", "alert"));
-  $("charts").replaceChildren(key, ...draw(sensor, Math.max(240, section.clientWidth - 38)));
+  const whole = Math.max(240, $("charts").clientWidth), columns = whole >= 900 ? 2 : 1;
+  const [score, ...features] = draw(sensor, whole, Math.floor((whole - 16 * (columns - 1)) / columns));
+  const panels = make("div", `panels c${columns}`);
+  panels.append(...features);
+  $("charts").replaceChildren(key, ...(score ? [score] : []), panels);
   $("shares").replaceChildren(...[["worst shown", sensor.worst], ["newest", sensor.newest]].filter(([, of]) => of).map(([name, of]) => {
     const group = make("div", "group");
     group.append(make("h4", "", `${name}: ${number(of.score)} at ${moment(of.time)}`), ...of.shares.map(([feature, share]) => {
