@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
+from tests.commandline import invoke
 from tests.servers import KafkaBroker
 from tests.servers.process import free_port
 from tests.service import (
@@ -77,6 +79,25 @@ def score_count(service: RunningService) -> int:
     return 0
 
 
+def holds_until_it_is_gone(broker: KafkaBroker, config: Path, name: str) -> None:
+    """An alert is explained by its events in Kafka, and where those are gone, it is said."""
+    alerts = json_values(committed_records(broker.bootstrap, f"{name}-alerts"))
+    worst = max((alert for alert in alerts if alert["kind"] == "anomaly"), key=lambda alert: float(alert["score"]))
+    asked = ["explain", worst["id"], "--config", config, "--out", config.parent]
+    done = invoke(*asked, "--since", "1h")
+    assert done.code == 0, done.out + done.err
+    assert "the verdict holds" in done.out
+    assert (config.parent / f"{worst['id']}.png").stat().st_size > 10_000
+    assert invoke(*asked, "--since", "2100-01-01T00:00:00Z").code == 2
+    source = worst["source"]
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    admin.delete_records({TopicPartition(source["topic"], source["partition"]): source["first_offset"] + 1})
+    admin.close()
+    done = invoke(*asked)
+    assert done.code == 2
+    assert f"now begins at {source['first_offset'] + 1}: retention removed them" in done.err
+
+
 def first_message(url: str) -> dict[str, Any]:
     """Of the live page's stream."""
     with urllib.request.urlopen(url, timeout=30) as stream:  # noqa: S310 # http on loopback
@@ -128,6 +149,7 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
         assert score["score"] == pytest.approx(score["error"] / score["threshold"], rel=1e-5)
         assert sum(score["contributions"].values()) == pytest.approx(1, abs=1e-5)
         assert set(score["contributions"]) == set(FEATURES)
+    holds_until_it_is_gone(broker, config, name)
     letters = committed_records(broker.bootstrap, f"{name}-dead_letters")
     told = sorted((dict(letter.headers)["errors.exception"].decode(), letter.value) for letter in letters)
     assert told == sorted((reason, value) for _, value, reason in BAD)

@@ -14,9 +14,10 @@ import threading
 import urllib.request
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import pytest
@@ -114,6 +115,79 @@ def test_replay_tells_alerts_as_they_come(replayed: Replayed) -> None:
     page = (replayed.out / "report.html").read_text()
     for row in replayed.good[:2]:
         assert row["sensor_id"] in page
+
+
+def explained(replayed: Replayed, id_: str, bundle: Path, alerts: Path, data: Path | None = None) -> Done:
+    options = ["--data", data or replayed.out.parent / "stream.csv", "--alerts", alerts]
+    return invoke("explain", id_, "--bundle", bundle, *options, "--out", alerts.parent / "explained")
+
+
+def changed(replayed: Replayed, folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """The replay's alerts, each changed."""
+    path = folder / "alerts.jsonl"
+    path.write_text("".join(json.dumps(change(one)) + "\n" for one in lines(replayed.out / "alerts.jsonl")))
+    return path
+
+
+def test_an_alert_that_is_explained_holds(replayed: Replayed, bundle: Path) -> None:
+    alerts = lines(replayed.out / "alerts.jsonl")
+    id_ = alerts[0]["id"]
+    done = explained(replayed, id_, bundle, replayed.out / "alerts.jsonl")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert "the verdict holds" in done.out
+    assert "differs" not in done.out
+    for alert in alerts:
+        if alert["id"] == id_:
+            assert f"revision {alert['revision']}, {alert['status']}" in done.out
+            assert f"{alert['score']:.9g}" in done.out
+    assert f"{max(alerts[0]['expected'].values()):.9g}" in done.out
+    assert (replayed.out / "explained" / f"{id_}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_alert_that_was_tampered_with_does_not_hold(replayed: Replayed, bundle: Path, tmp_path: Path) -> None:
+    alerts = changed(replayed, tmp_path, lambda alert: alert | {"score": alert["score"] * 1.001})
+    done = explained(replayed, lines(alerts)[0]["id"], bundle, alerts)
+    assert done.code == 1
+    assert "the verdict does not hold" in done.out
+    assert [line.split()[0] for line in done.out.splitlines() if "differs" in line][:1] == ["score"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"id": "0" * 32}, "no alert {id} in "),
+        ({"model": {"name": "pumps", "version": "2"}}, "the alert was judged by pumps 2; give --bundle that version"),
+        ({"kind": "silence"}, "no window was scored for it"),
+        (
+            {"source": {"topic": "files", "partition": 0, "first_offset": 0, "last_offset": 9}},
+            "no longer make a window",
+        ),
+        ({"source": {"topic": "x", "partition": 0, "first_offset": 0, "last_offset": 9}}, "leave out --data"),
+    ],
+)
+def test_an_alert_that_cannot_be_explained_says_why(
+    change: dict[str, Any], told: str, replayed: Replayed, bundle: Path, tmp_path: Path
+) -> None:
+    id_ = lines(replayed.out / "alerts.jsonl")[0]["id"]
+    done = explained(replayed, id_, bundle, changed(replayed, tmp_path, lambda alert: alert | change))
+    assert done.code == 2
+    assert told.format(id=id_) in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("pump-7",), "is no alert's id"),
+        (("0" * 32, "--data", "x.csv"), "--data needs --alerts FILE"),
+        (("0" * 32, "--since", "yesterday"), "--since yesterday: give a duration"),
+        (("0" * 32, "--tolerance", "2"), "--tolerance 2.0: give a number"),
+    ],
+)
+def test_what_explain_is_asked_wrongly(arguments: tuple[str, ...], told: str, run: Run) -> None:
+    done = run("explain", *arguments)
+    assert done.code == 2
+    assert told in done.err
 
 
 @pytest.fixture

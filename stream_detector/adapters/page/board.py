@@ -249,7 +249,8 @@ class Board:
         known = track.times[np.searchsorted(track.times, times.min()) :]
         first = np.zeros(len(times), bool)
         first[np.unique(times, return_index=True)[1]] = True
-        return first & ((newest == NEVER) | (times >= newest - self.grace)) & ~np.isin(times, known)
+        timely = (newest == NEVER) | (times >= newest - self.grace)
+        return np.asarray(first & timely & ~np.isin(times, known), bool)
 
     def _span(self, track: Track, alert: Alert) -> None:
         for at, known in enumerate(track.spans):
