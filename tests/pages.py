@@ -34,7 +34,7 @@ def board(clock: Clock | None = None, features: Sequence[str] = FEATURES, **rule
 
 def live_page(listener: Listener, *, features: Sequence[str] = FEATURES, **more: Any) -> LivePage:
     def halves(sensors: list[str], values: Float32) -> Float32 | None:
-        return values / 2
+        return (values / 2).astype(np.float32)
 
     options: dict[str, Any] = {"state": lambda: (True, "all answer"), "expect": halves} | more
     return LivePage(listener, board(features=features), MODEL, **options)

@@ -135,10 +135,10 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
         status, metrics = service.get("/metrics")
         assert status == 200
         assert service.get("/livez")[0] == 200
-        told = first_message(f"http://127.0.0.1:{page['port']}/stream")
-        assert told["about"]["ready"]
-        assert told["about"]["windows"] == expected_windows(good)
-        assert {tile["id"] for tile in told["overview"]["fleet"]} == {"pump-1", "pump-2"}
+        shown = first_message(f"http://127.0.0.1:{page['port']}/stream")
+        assert shown["about"]["ready"]
+        assert shown["about"]["windows"] == expected_windows(good)
+        assert {tile["id"] for tile in shown["overview"]["fleet"]} == {"pump-1", "pump-2"}
         assert service.terminate() == 143
     scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
     assert len(scores) == expected_windows(good)

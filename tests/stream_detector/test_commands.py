@@ -252,7 +252,8 @@ def test_a_replay_that_serves_stays_and_shows_what_it_saw(
 ) -> None:
     port, sensor = free_port(), rows(plant)[0]["sensor_id"]
     monkeypatch.setenv("STREAM_DETECTOR__PAGE__PORT", str(port))
-    over, told = threading.Event(), {}
+    over = threading.Event()
+    told: dict[str, Any] = {}
 
     def look() -> None:
         """Until the replay has ended and the model has been asked; then Ctrl-C."""

@@ -46,7 +46,7 @@ def seen(sensor: str, times: list[int]) -> Seen:
 
 def scored(sensor: str, times: list[int], score: float = 0.5) -> Scored:
     moments = START + MINUTE * np.array(times, np.int64)
-    shares = np.ones((len(times), len(FEATURES)), np.float32) / 2
+    shares = np.full((len(times), len(FEATURES)), 0.5, np.float32)
     return Scored([sensor] * len(times), moments, np.full(len(times), score, np.float32), shares)
 
 
