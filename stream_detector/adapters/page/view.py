@@ -47,7 +47,7 @@ def sensor(board: Board, name: str) -> dict[str, Any]:
         _moment(board, track, -1),
         _moment(board, track, int(np.argmax(track.scores)) if len(track.scores) else -1),
     )
-    blame = (track.shares * np.square(track.scores)[:, None]).sum(axis=0)
+    blame = np.nan_to_num(track.shares * np.square(track.scores)[:, None]).sum(axis=0)
     chosen = np.argsort(-blame, kind="stable")[:LINES]
     times, rows = thin(track.times, np.stack([track.values[:, chosen], track.expected[:, chosen]], axis=2))
     ends, scores = thin(track.ends, track.scores[:, None])

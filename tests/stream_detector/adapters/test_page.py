@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.adapters.page import Listener, LivePage
+from stream_detector.adapters import http as http_port
+from stream_detector.adapters.page import Listener, LivePage, live
 from stream_detector.adapters.page import board as boards
 from stream_detector.adapters.page.board import Board, Scored, Seen
 from stream_detector.adapters.page.view import DOTS, thin
@@ -24,6 +25,7 @@ from stream_detector.events import Float32
 from stream_detector.pipeline import Pipeline
 from stream_detector.settings import Settings
 from tests.pages import FEATURES, MINUTE, START, Clock, W, access, alert, board, feed, live_page
+from tests.service import wait_for
 from tests.simulated import SumScorer
 
 NAMES = st.sampled_from([f"pump-{number}" for number in range(12)])
@@ -297,6 +299,23 @@ def test_each_gets_the_newest_whoever_else_is_slow(opened: Callable[..., tuple[s
     assert (told["about"]["events"], told["about"]["lag"]) == (53, 7)
     for other in slow:
         other.close()
+
+
+def test_who_never_reads_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_port._Handler, "timeout", 0.5)
+    monkeypatch.setattr(live, "TICK", 0.01)
+    monkeypatch.setattr(live, "NEWS", 0.0)
+    listener = Listener()
+    page = live_page(listener)
+    place = urlsplit(page.open(access()))
+    feed(listener, "pump", [0.5] * 400)
+    try:
+        with socket.create_connection((place.hostname, place.port)) as idle:
+            idle.sendall(b"GET /stream?sensor=pump HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_for(page.viewers.now, "the stream to begin")
+            wait_for(lambda: not page.viewers.now(), "the server to give up")
+    finally:
+        page.close()
 
 
 def test_the_pipelines_own_facts_reach_it() -> None:
