@@ -27,6 +27,7 @@ from stream_detector.verdicts import short
 from stream_detector.windows import Rolling
 
 FIRST_MARGIN = 1_024  # offsets before the window that are read first; more if that was too little
+CHUNK = 1_000  # events that are made windows of at once
 BEFORE = 200  # scores before the alert's own that are told
 TOLERANCE = 1e-5  # relative, on the same kind of machine
 LEAST = 1e-6  # absolute, of what is near zero
@@ -148,24 +149,24 @@ def explain(alerts: Sequence[Alert], bundle: Bundle, settings: Settings, read: R
 
 def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer) -> Explanation:
     origin = alert.source
-    windows, change = Rolling(rules).push(events)
-    at = np.flatnonzero(windows.offsets[:, 1] == origin.last_offset)
-    if not len(at) or windows.offsets[at[0], 0] != origin.first_offset:
+    rolling, newest = Rolling(rules), max(0, len(events) - BEFORE - 1)
+    for at in range(0, newest, CHUNK):  # their windows are of no interest, and could be many
+        rolling.push(events.take(slice(at, min(at + CHUNK, newest))))
+    held = rolling.rows.get(alert.sensor_id, b"")
+    windows, change = rolling.push(events.take(slice(newest, None)))
+    if not len(windows) or windows.offsets[-1].tolist() != [origin.first_offset, origin.last_offset]:
         raise DataError(
             f"offsets {origin.first_offset} to {origin.last_offset} of {origin.topic}-{origin.partition} no longer "
             f"make a window of {rules.length} events of {alert.sensor_id}: events were compacted away, the settings of "
             "[window], [events] or [columns] are others, or the data are"
         )
-    end = int(at[0]) + 1
-    windows = windows.take(np.arange(max(0, end - BEFORE - 1), end))
     errors = scorer.score(windows.sensors, windows.values)
     last = len(windows) - 1
     own, judged = windows.take(np.array([last])), errors.take(slice(last, last + 1))
     # What the alert says was expected is of the part of the score that it names.
     expected = scorer.expect(own.sensors, own.values, [alert.part if alert.part in PARTS else "model"])[0]  # (W, F)
     step, features = int(judged.worst_step[0]), rules.features
-    rows = np.frombuffer(change.rows[0], rules.row)  # what the rules have accepted
-    rows = rows[rows["offset"] <= origin.last_offset][-rules.length :]  # (W)
+    rows = np.frombuffer(held + b"".join(change.rows), rules.row)[-rules.length :]  # (W) as the rules took them
     imputed = np.unpackbits(rows["imputed"], axis=1, count=len(features)).astype(bool)  # (W, F)
     claims = [
         Claim("score", alert.score, short(judged.score[0])),
@@ -174,7 +175,11 @@ def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer) ->
     tables = (
         ("contribution", alert.contributions, short(judged.contributions[0])),
         ("observed", alert.observed, short(own.values[0, step])),
-        ("expected", alert.expected, [None if np.isnan(one) else short(one) for one in expected[step]]),
+        (
+            "expected",
+            alert.expected,
+            [None] * len(features) if np.isnan(expected[step]).any() else short(expected[step]),
+        ),
     )
     for what, published, found in tables:
         claims += [
