@@ -51,8 +51,9 @@ lint: setup-dev
 servers: $(KAFKA)/.stamp  ## the Kafka broker that tests and benchmarks start
 
 browser:
-	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || { \
-		echo 'Chromium is needed to test the live page: apt-get install chromium' >&2; exit 1; }
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name >/dev/null && exit 0; done; \
+		echo 'Chromium is needed to test the live page: apt-get install chromium' >&2; exit 1
 
 screenshot: setup-dev browser  ## docs/page.png anew, of what make demo has left in demo-out
 	$(BIN)/python -m tests.screenshot demo-out/bundle demo-out/data/stream.csv docs/page.png

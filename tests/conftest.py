@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser import Chromium
 from tests.servers import KafkaBroker, RedisServer
 from tests.service import command
 from training.plant import Plant, write_plant
+
+if TYPE_CHECKING:
+    from tests.browser import Chromium
 
 # Minutes each: they begin first, so that processes side by side end together.
 LONGEST = ("test_family.py", "test_evaluate.py", "test_chaos.py", "test_commands.py")
@@ -53,6 +56,8 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Chromium]:
     """One browser for the whole run."""
+    from tests.browser import Chromium  # its client takes half a second, which other tests need not pay
+
     with Chromium() as browser:
         yield browser
 
