@@ -52,7 +52,7 @@ def scored(sensor: str, times: list[int], score: float = 0.5) -> Scored:
     return Scored([sensor] * len(times), moments, np.full(len(times), score, np.float32), shares)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.sampled_from([0, 3 * MINUTE]), st.lists(STEPS, max_size=60))
 def test_whatever_comes_it_stays_small_in_order_and_true(grace: int, steps: list[tuple[str, str, Any]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
