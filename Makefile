@@ -22,7 +22,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo check test chaos lint servers dashboards real throughput fuzz soak quality models training lock format clean
+.PHONY: help setup setup-dev demo check test chaos lint servers dashboards browser screenshot real throughput fuzz soak quality models training lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,7 +37,7 @@ demo: setup  ## simulate a plant with faults, train, replay, report
 check: setup-dev lint  ## lint, types, import contracts and every test that needs no server
 	$(BIN)/pytest -m "not servers"
 
-test: setup-dev servers lint  ## everything: lint, types, import contracts and all tests, on real servers
+test: setup-dev servers browser lint  ## everything: lint, types, import contracts and all tests, on real servers
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 chaos: setup-dev servers  ## exactly once while everything dies, for long (ARGS='--minutes 60 --seed 1')
@@ -53,6 +53,14 @@ servers: $(KAFKA)/.stamp $(MONITORING)/.stamp  ## Kafka, Prometheus and Alertman
 
 dashboards: setup-dev  ## write deploy/grafana/dashboards anew from its code
 	$(BIN)/python -m deploy.grafana
+
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name >/dev/null && exit 0; done; \
+		echo 'Chromium is needed to test the live page: apt-get install chromium' >&2; exit 1
+
+screenshot: setup-dev browser  ## docs/page.png anew, of what make demo has left in demo-out
+	$(BIN)/python -m tests.screenshot demo-out/bundle demo-out/data/stream.csv docs/page.png
 
 quality: setup-dev  ## detection quality on labelled real streams, beside baselines: make quality DATA=folder
 	@test -n "$(DATA)" || { echo 'say where the data sets are: make quality DATA=folder' >&2; exit 2; }

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from stream_detector.adapters.file import EMBEDDINGS, OUTPUTS, POSITION, FileOutlet, FileSource
 from stream_detector.adapters.html import write_report
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
 from stream_detector.adapters.keras import KerasScorer
 from stream_detector.adapters.memory import MemoryStore, Silent
+from stream_detector.adapters.observers import Observers
+from stream_detector.adapters.page import Listener
 from stream_detector.adapters.prometheus import PrometheusObserver, Server
 from stream_detector.adapters.recorder import Recorder
 from stream_detector.adapters.redis import RedisStore
@@ -26,6 +27,7 @@ from stream_detector.codec import Decoder
 from stream_detector.configured import bounded, heartbeats_of, model_of, rules_of
 from stream_detector.errors import DataError, Fenced, Refused, Unavailable
 from stream_detector.events import Alert, Float32, Model, Slice
+from stream_detector.pages import Showing, open_page, page_of
 from stream_detector.pipeline import Pipeline
 from stream_detector.ports import Delivery
 from stream_detector.reload import Judging, Reload
@@ -160,25 +162,15 @@ class Service:
             self.sleep(0.05)
 
 
-class RecordedSource(FileSource):
-    """Files whose events are also taken down for the report."""
-
-    def __init__(self, *args: Any, recorder: Recorder, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.recorder = recorder
-
-    def poll(self, timeout: float) -> list[Slice]:
-        """See `ports.Source.poll`."""
-        slices = super().poll(timeout)
-        self.recorder.read(slices)
-        return slices
-
-
 class RecordingObserver(Silent):
     """Takes down what was published, and tells of alerts as they come."""
 
     def __init__(self, recorder: Recorder, heard: Callable[[Alert], None]) -> None:
         self.recorder, self.heard = recorder, heard
+
+    def read(self, batch: Sequence[Slice]) -> None:
+        """See `ports.Observer.read`."""
+        self.recorder.read(batch)
 
     def delivered(self, delivery: Delivery, latency_ms: Sequence[float] | Float32) -> None:
         """See `ports.Observer.delivered`."""
@@ -192,12 +184,16 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None) ->
     settings = bounded(asked, bundle.manifest)
     model = model_of(bundle.manifest)
     port = settings.metrics
-    observer = PrometheusObserver(
+    metrics = PrometheusObserver(
         model, time.time, bundle.manifest.features, worst=port.worst_sensors, firing=port.firing_sensors
     )
+    listener = Listener() if settings.page.enabled else None
+    observer = metrics if listener is None else Observers(metrics, listener)
     decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
     source = KafkaSource(settings, decoder, took=observer.took)
-    scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
+    scorer = KerasScorer(
+        bundle, settings.device.max_batch_windows, settings.publish.embeddings, expecting=listener is not None
+    )
     pipeline = Pipeline(
         source,
         RedisStore(settings.redis, str(settings.kafka.group_id)),
@@ -214,23 +210,30 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None) ->
 
         def prepare(found: Bundle) -> Judging:
             own = bounded(asked, found.manifest)
-            other = KerasScorer(found, own.device.max_batch_windows, own.publish.embeddings)
+            other = KerasScorer(
+                found, own.device.max_batch_windows, own.publish.embeddings, expecting=listener is not None
+            )
             other.load()
             other.warm()
             manifest = found.manifest
             return Judging(other, model_of(manifest), rules_of(manifest, own), own, heartbeats_of(manifest, own))
 
         every = asked.bundle.reload / 1_000
-        reload = Reload(location, model.version, pipeline.rules, prepare, observer.reload_failed, every)
+        reload = Reload(location, model.version, pipeline.rules, prepare, metrics.reload_failed, every)
         signal.signal(signal.SIGHUP, lambda number, frame: reload.wake())
-    service = Service(pipeline, scorer, reload=reload, served=observer.serving)
+    service = Service(pipeline, scorer, reload=reload, served=metrics.serving)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)
-    server: Server = observer.serve(port.host, port.port, service.live, service.ready, port, spare=service.spare)
+    server: Server = metrics.serve(port.host, port.port, service.live, service.ready, port, spare=service.spare)
+    page = None if listener is None else page_of(pipeline, listener, service.ready)
     try:
+        if page is not None:
+            open_page(page, Showing(settings.page, lambda address: log.info("the live page is at %s", address)))
         pipeline.store.ping()
         return service.run()
     finally:
+        if page is not None:
+            page.close()
         server.close()
 
 
@@ -244,17 +247,18 @@ def replay(
     period: int | None = None,
     speed: float | None = None,
     heard: Callable[[Alert], None] = lambda alert: None,
+    done: Callable[[Recorder], None] = lambda recorder: None,
+    showing: Showing | None = None,
 ) -> Recorder:
     """Files through the same pipeline, without a server; results and ``report.html`` in the folder ``out``.
 
-    A replay starts anew each time: results of an earlier one in ``out`` are replaced.
+    A replay starts anew each time: results of an earlier one in ``out`` are replaced. ``done`` is told when all is
+    written; a live page may go on being shown after that.
     """
     settings = bounded(settings, bundle.manifest)
     decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
     recorder = Recorder(bundle.manifest.features)
-    source = RecordedSource(
-        paths, decoder, names=names, period=period, batch=settings.poll.max_records, speed=speed, recorder=recorder
-    )
+    source = FileSource(paths, decoder, names=names, period=period, batch=settings.poll.max_records, speed=speed)
     scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
     try:
         for name in (POSITION, *OUTPUTS, EMBEDDINGS):
@@ -262,24 +266,39 @@ def replay(
     except OSError as error:
         raise DataError(f"{out}: {error.strerror or error}; give a folder to write to") from error
     outlet = FileOutlet(out, embeddings=settings.publish.embeddings)
+    recording, listener = RecordingObserver(recorder, heard), None if showing is None else Listener()
     pipeline = Pipeline(
         source,
         MemoryStore(),
         scorer,
         outlet,
-        RecordingObserver(recorder, heard),
+        recording if listener is None else Observers(recording, listener),
         rules_of(bundle.manifest, settings),
         model_of(bundle.manifest),
         settings,
     )
     service = Service(pipeline, scorer)
     before = {number: signal.signal(number, service.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    page = None if listener is None else page_of(pipeline, listener, lambda: _stage(service))
     try:
+        if page is not None and showing is not None:
+            open_page(page, showing)
         code = service.run()
+        write_report(out / "report.html", recorder)
+        if code:  # stopped by a signal: the report shows how far it came
+            sys.exit(code)
+        done(recorder)
+        while showing is not None and showing.stay and service.stopped_by is None:
+            time.sleep(0.1)  # a signal's handler runs in between
     finally:
+        if page is not None:
+            page.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-    write_report(out / "report.html", recorder)
-    if code:  # stopped by a signal: the report shows how far it came
-        sys.exit(code)
     return recorder
+
+
+def _stage(service: Service) -> tuple[bool, str]:
+    """How far a replay is, for its page."""
+    well, words = service.ready()
+    return well, ("the replay has ended" if service.finished else "replaying") if well else words

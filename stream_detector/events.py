@@ -6,6 +6,7 @@ Times are epoch milliseconds (UTC) inside the program and RFC 3339 strings in wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -55,6 +56,17 @@ class Events:
             self.offsets[chosen],
             self.arrivals[chosen],
         )
+
+
+def joined(parts: Sequence[Events]) -> Events:
+    """One after the other; at least one part."""
+    return Events(
+        [sensor for part in parts for sensor in part.sensors],
+        np.concatenate([part.timestamps for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.arrivals for part in parts]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

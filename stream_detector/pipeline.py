@@ -119,6 +119,7 @@ class Pipeline:
         started = self.clock()
         batch = self.source.poll(0 if self.flight else self.settings.poll.timeout / 1_000)
         self.observer.took("poll", self.clock() - started)
+        self.observer.read(batch)
         return batch
 
     def _append(self, batch: Slice) -> Work | None:

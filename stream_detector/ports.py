@@ -244,6 +244,9 @@ class Observer(Protocol):
     def took(self, stage: str, seconds: float) -> None:
         """A stage (poll, decode within it, append, queue, compute, deliver, settle) took this long."""
 
+    def read(self, batch: Sequence[Slice]) -> None:
+        """What a poll brought, before the rules of event time; what is read again after a crash comes again."""
+
     def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:
         """A batch was read: events accepted, rejects by reason, and rule counts (late, duplicate, restarted, …)."""
 

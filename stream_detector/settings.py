@@ -11,7 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -176,23 +176,39 @@ class Delivery(Section):
     lookback_limit: int = Field(1_000_000, ge=0)  # events of a partition
 
 
-class Metrics(Section):
+class Access(Section):
+    """A port that is listened on, and who may ask there."""
+
     host: str = "127.0.0.1"
-    port: int = Field(9464, ge=0, le=65_535)
+    port: int = Field(0, ge=0, le=65_535)
     tls_cert_file: Path | None = None  # both: https; read anew when they change
     tls_key_file: Path | None = None
-    username: str | None = None  # both: asked for at /metrics; /livez and /readyz stay open
+    username: str | None = None
     password: SecretStr | None = None
     worst_sensors: int = Field(10, ge=0, le=1_000)  # have series of their own …
     firing_sensors: int = Field(50, ge=0, le=1_000)  # … and so have so many with an open alert
 
     @model_validator(mode="after")
-    def _no_contradictions(self) -> Metrics:
+    def _no_contradictions(self) -> Self:
         together(self, "tls_cert_file", "tls_key_file")
         together(self, "username", "password")
         if self.username is not None and ":" in self.username:
             raise ValueError("username must not hold a colon; HTTP puts one between user and password")
         return self
+
+
+class Metrics(Access):
+    """User and password are asked for at /metrics; /livez and /readyz stay open."""
+
+    port: int = Field(9464, ge=0, le=65_535)
+
+
+class Page(Access):
+    """The live page. On a port of its own: orchestrators need the other one, and the page shows what was measured."""
+
+    enabled: bool = False
+    port: int = Field(9564, ge=0, le=65_535)
+    names: list[str] = Field(default_factory=list)  # host names it answers to, beside those of loopback
 
 
 class Bundle(Section):
@@ -227,6 +243,7 @@ class Settings(BaseSettings):
     publish: Publish = Publish()
     delivery: Delivery = Delivery()
     metrics: Metrics = Metrics()
+    page: Page = Page()
     bundle: Bundle = Bundle()
     device: Device = Device()
     poll: Poll = Poll()
@@ -269,9 +286,10 @@ def duration(name: str, text: str | None) -> int | None:
         raise SettingsError(f"{name} {text}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def worker_environment(index: int, port: int) -> dict[str, str]:
-    """The environment of one of several worker processes: each serves metrics on a port of its own."""
-    return os.environ | {f"{PREFIX}METRICS__PORT": str(port + index if port else 0)}
+def worker_environment(index: int, port: int, page: int = 0) -> dict[str, str]:
+    """The environment of one of several worker processes: each has a port for metrics and one for a page."""
+    ports = {"METRICS": port, "PAGE": page}
+    return os.environ | {f"{PREFIX}{name}__PORT": str(first + index if first else 0) for name, first in ports.items()}
 
 
 def load_settings(config: Path | None = None) -> Settings:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from stream_detector.settings import worker_environment
 
 
-def supervise(arguments: Sequence[str], workers: int, port: int) -> int:
+def supervise(arguments: Sequence[str], workers: int, port: int, page: int = 0) -> int:
     """Start this program ``workers`` times with one worker each; pass signals on; when one ends, end all.
 
     Returns the exit code of the first that ended: whoever started us (systemd, Kubernetes) starts us again.
@@ -34,7 +34,7 @@ def supervise(arguments: Sequence[str], workers: int, port: int) -> int:
     signal.signal(signal.SIGHUP, wake)
     for index in range(workers):
         if not received:
-            children.append(subprocess.Popen(command, env=worker_environment(index, port)))
+            children.append(subprocess.Popen(command, env=worker_environment(index, port, page)))
     if not children:
         return 128 + received[0]
     while all(child.poll() is None for child in children):

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.servers import KafkaBroker, RedisServer
 from tests.service import command
 from training.plant import Plant, write_plant
+
+if TYPE_CHECKING:
+    from tests.browser import Chromium
 
 # Minutes each: they begin first, so that processes side by side end together.
 LONGEST = ("test_family.py", "test_evaluate.py", "test_chaos.py", "test_commands.py")
@@ -24,7 +28,7 @@ LONGEST = ("test_family.py", "test_evaluate.py", "test_chaos.py", "test_commands
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
-        if not {"kafka_broker", "redis_server"}.isdisjoint(getattr(item, "fixturenames", ())):
+        if not {"kafka_broker", "redis_server", "chromium"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
 
 
@@ -47,6 +51,15 @@ def redis_url(redis_server: RedisServer) -> str:
     """The URL of a server without any keys."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """One browser for the whole run."""
+    from tests.browser import Chromium  # its client takes half a second, which other tests need not pay
+
+    with Chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

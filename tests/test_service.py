@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 from msgspec.structs import replace
 
 from stream_detector.adapters.registry import Registry
 from stream_detector.bundle import load_bundle, write_bundle
 from stream_detector.thresholds import Thresholds
+from tests.commandline import invoke
 from tests.servers import KafkaBroker
+from tests.servers.process import free_port
 from tests.service import (
     RunningService,
     command,
@@ -79,6 +83,32 @@ def score_count(service: RunningService) -> int:
     return 0
 
 
+def holds_until_it_is_gone(broker: KafkaBroker, config: Path, name: str) -> None:
+    """An alert is explained by its events in Kafka, and where those are gone, it is said."""
+    alerts = json_values(committed_records(broker.bootstrap, f"{name}-alerts"))
+    worst = max((alert for alert in alerts if alert["kind"] == "anomaly"), key=lambda alert: float(alert["score"]))
+    asked = ["explain", worst["id"], "--config", config, "--out", config.parent]
+    done = invoke(*asked, "--since", "1h")
+    assert done.code == 0, done.out + done.err
+    assert "the verdict holds" in done.out
+    assert (config.parent / f"{worst['id']}.png").stat().st_size > 10_000
+    assert invoke(*asked, "--since", "2100-01-01T00:00:00Z").code == 2
+    source = worst["source"]
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    admin.delete_records({TopicPartition(source["topic"], source["partition"]): source["first_offset"] + 1})
+    admin.close()
+    done = invoke(*asked)
+    assert done.code == 2
+    assert f"now begins at {source['first_offset'] + 1}: retention removed them" in done.err
+
+
+def first_message(url: str) -> dict[str, Any]:
+    """Of the live page's stream."""
+    with urllib.request.urlopen(url, timeout=30) as stream:  # noqa: S310 # http on loopback
+        found: dict[str, Any] = next(json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+    return found
+
+
 def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records without what differs between two runs of the same data by design: topic names, and so ids."""
     kept = [{key: value for key, value in record.items() if key not in ("id", "source")} for record in records]
@@ -95,7 +125,8 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
 ) -> None:
     name = "whole"
     start_topics(broker, name)
-    config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle)
+    page = {"enabled": True, "port": free_port()}
+    config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle, page=page)
     done = command("check", "--config", config)
     assert done.returncode == 0, done.stdout + done.stderr
     good = messages(plant, slice(0, 1_200))
@@ -108,6 +139,10 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
         status, metrics = service.get("/metrics")
         assert status == 200
         assert service.get("/livez")[0] == 200
+        shown = first_message(f"http://127.0.0.1:{page['port']}/stream")
+        assert shown["about"]["ready"]
+        assert shown["about"]["windows"] == expected_windows(good)
+        assert {tile["id"] for tile in shown["overview"]["fleet"]} == {"pump-1", "pump-2"}
         assert service.terminate() == 143
     scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
     assert len(scores) == expected_windows(good)
@@ -118,6 +153,7 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
         assert score["score"] == pytest.approx(score["error"] / score["threshold"], rel=1e-5)
         assert sum(score["contributions"].values()) == pytest.approx(1, abs=1e-5)
         assert set(score["contributions"]) == set(FEATURES)
+    holds_until_it_is_gone(broker, config, name)
     letters = committed_records(broker.bootstrap, f"{name}-dead_letters")
     told = sorted((dict(letter.headers)["errors.exception"].decode(), letter.value) for letter in letters)
     assert told == sorted((reason, value) for _, value, reason in BAD)

@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_detector.adapters.file import FileSource
+from stream_detector.adapters.recorder import Recorder
 from stream_detector.app import replay
 from stream_detector.bundle import load_bundle
 from stream_detector.codec import Decoder
 from stream_detector.events import Alert
+from stream_detector.pages import Showing
 from stream_detector.settings import Columns, EventRules, Settings
 from stream_detector.timestamps import parse, rfc3339
 from training.data import read_to_end
@@ -28,8 +30,19 @@ from training.train import TrainOptions, train
 WINDOW, STRIDE, HOUR = 32, 4, 3_600_000
 
 
-def demo(out: Path, seed: int, console: Console, heard: Callable[[Alert], None]) -> None:
-    """Run it all; data, bundle, results and ``report.html`` go to ``out``."""
+def demo(
+    out: Path,
+    seed: int,
+    console: Console,
+    heard: Callable[[Alert], None],
+    opened: Callable[[str], None],
+    *,
+    stay: bool = False,
+) -> None:
+    """Run it all; data, bundle, results and ``report.html`` go to ``out``.
+
+    The live page is open while events stream, and then, to ``stay``, until a signal comes.
+    """
     console.rule("1  A small plant: six pumps, ten days of normal operation, then two days with faults")
     plant = write_plant(out / "data", train_days=10, seed=seed)
     console.print(f"wrote {plant.train} and {plant.stream}")
@@ -51,12 +64,17 @@ def demo(out: Path, seed: int, console: Console, heard: Callable[[Alert], None])
         alerts.append(alert)
         heard(alert)
 
-    recorder = replay([plant.stream], load_bundle(out / "bundle"), Settings(), out, heard=hear)
+    def tell(recorder: Recorder) -> None:
+        console.rule("4  Planted and found")
+        hours = 0 if recorder.span is None else (recorder.span[1] - recorder.span[0]) / HOUR
+        console.print(verdict(plant.faults, alerts, len(recorder.values) * hours / 24))
+        console.print(f"pictures of every pump: {out / 'report.html'}")
+        if stay:
+            console.print("the live page stays; Ctrl-C ends it")
 
-    console.rule("4  Planted and found")
-    hours = 0 if recorder.span is None else (recorder.span[1] - recorder.span[0]) / HOUR
-    console.print(verdict(plant.faults, alerts, len(recorder.values) * hours / 24))
-    console.print(f"pictures of every pump: {out / 'report.html'}")
+    settings = Settings()
+    showing = Showing(settings.page, opened, stay, anywhere=True)
+    replay([plant.stream], load_bundle(out / "bundle"), settings, out, heard=hear, done=tell, showing=showing)
 
 
 def verdict(faults: Sequence[Fault], alerts: Sequence[Alert], sensor_days: float) -> Table:

@@ -17,13 +17,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from stream_detector.errors import SettingsError
-from stream_detector.settings import Metrics
+from stream_detector.settings import Access
 from stream_detector.tls import Names, context_of
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds that a client may be silent
-TLS = Names("metrics.tls_cert_file", "metrics.tls_cert_file", "metrics.tls_key_file", "")
 
 
 def serve(
@@ -32,33 +31,41 @@ def serve(
     metrics: Callable[..., Any],
     live: Callable[[], bool],
     ready: Callable[[], tuple[bool, str]],
-    access: Metrics,
+    access: Access,
 ) -> Server:
-    """Answer from a daemon thread. Raises `SettingsError` for a port that is not to be had and for unreadable files."""
+    """Metrics and health, from a daemon thread. Raises `SettingsError` like `listen`."""
+    return listen(host, port, _application(guarded(metrics, access), live, ready), access, "metrics")
+
+
+def listen(host: str, port: int, application: WSGIApplication, access: Access, section: str) -> Server:
+    """Answer from a daemon thread, with TLS if asked; ``section`` of the settings is named where something is wrong.
+
+    Raises `SettingsError` for a port that is not to be had and for unreadable files.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     kind = type("_Server", (_Server,), {"address_family": family})
-    certificate = Certificate(access) if access.tls_cert_file is not None else None
+    certificate = Certificate(access, section) if access.tls_cert_file is not None else None
     try:
         server = kind((host, port), _Handler)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise SettingsError(
-                f"metrics.port: {port} is taken on {host}; set another, or 0 for any free one"
+                f"{section}.port: {port} is taken on {host}; set another, or 0 for any free one"
             ) from None
         why = error.strerror or error
-        raise SettingsError(f"metrics.host: cannot listen on {host}:{port}: {why}") from None
+        raise SettingsError(f"{section}.host: cannot listen on {host}:{port}: {why}") from None
     server.certificate = certificate
-    server.set_app(_application(_guarded(metrics, access), live, ready))
-    return Server(server)
+    server.set_app(application)
+    return Server(server, section)
 
 
 class Server:
     """The HTTP port while it is open."""
 
-    def __init__(self, server: WSGIServer) -> None:
+    def __init__(self, server: WSGIServer, name: str) -> None:
         self._server = server
         self.port: int = server.server_address[1]
-        self._thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=server.serve_forever, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -71,7 +78,9 @@ class Server:
 class Certificate:
     """The server's certificate as the files hold it now: they are replaced while the service runs."""
 
-    def __init__(self, access: Metrics) -> None:
+    def __init__(self, access: Access, section: str) -> None:
+        key = f"{section}.tls_key_file"
+        self._names = Names(f"{section}.tls_cert_file", f"{section}.tls_cert_file", key, "")
         self._files = access.tls_cert_file, access.tls_key_file
         self._context = self._read()
 
@@ -85,15 +94,16 @@ class Certificate:
 
     def _read(self) -> ssl.SSLContext:
         certificate, key = self._files
-        return context_of(TLS, certificate=certificate, key=key, server=True)
+        return context_of(self._names, certificate=certificate, key=key, server=True)
 
 
-def _guarded(metrics: Callable[..., Any], access: Metrics) -> WSGIApplication:
+def guarded(application: Callable[..., Any], access: Access) -> WSGIApplication:
+    """The application, for those who know the password if there is one."""
     if access.username is None or access.password is None:
-        return metrics
+        return application
     wanted = f"{access.username}:{access.password.get_secret_value()}".encode()
 
-    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def guarding(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         try:
             known = hmac.compare_digest(base64.b64decode(given, validate=True), wanted)
@@ -101,11 +111,11 @@ def _guarded(metrics: Callable[..., Any], access: Metrics) -> WSGIApplication:
             known = False
         if scheme.lower() != "basic" or not known:
             asked = [("WWW-Authenticate", 'Basic realm="stream-detector", charset="UTF-8"')]
-            return _text(start_response, "401 Unauthorized", "user and password, please", asked)
-        answer: Iterable[bytes] = metrics(environ, start_response)
+            return text(start_response, "401 Unauthorized", "user and password, please", asked)
+        answer: Iterable[bytes] = application(environ, start_response)
         return answer
 
-    return guarded
+    return guarding
 
 
 def _application(
@@ -114,7 +124,7 @@ def _application(
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _text(start_response, "405 Method Not Allowed", "GET or HEAD")
+            return text(start_response, "405 Method Not Allowed", "GET or HEAD")
         if path == "/metrics":
             return metrics(environ, start_response)
         if path == "/livez":
@@ -122,18 +132,19 @@ def _application(
             return _health(start_response, well, message if well else "the loop does not turn")
         if path == "/readyz":
             return _health(start_response, *ready())
-        return _text(start_response, "404 Not Found", "/metrics, /livez and /readyz are here")
+        return text(start_response, "404 Not Found", "/metrics, /livez and /readyz are here")
 
     return application
 
 
 def _health(start_response: StartResponse, well: bool, message: str) -> Iterable[bytes]:
-    return _text(start_response, "200 OK" if well else "503 Service Unavailable", message)
+    return text(start_response, "200 OK" if well else "503 Service Unavailable", message)
 
 
-def _text(
+def text(
     start_response: StartResponse, status: str, message: str, more: Iterable[tuple[str, str]] = ()
 ) -> Iterable[bytes]:
+    """An answer of one line."""
     body = f"{message}\n".encode()
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), *more]
     start_response(status, headers)
@@ -163,5 +174,20 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _Handler(WSGIRequestHandler):
     timeout = PATIENCE
 
+    def get_stderr(self) -> Any:
+        """Where wsgiref would write a traceback when a client is too slow: that is no trouble of ours either."""
+        return _Debug()
+
     def log_message(self, format: str, *args: Any) -> None:  # the name is wsgiref's
         """Say nothing: probes come every few seconds."""
+
+
+class _Debug:
+    """A file that leads to the log."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            log.debug("the HTTP port: %s", line)
+
+    def flush(self) -> None:
+        """Nothing is held back."""

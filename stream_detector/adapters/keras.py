@@ -63,8 +63,10 @@ class CompiledModel:
         self.tables = {name: ops.convert_to_tensor(table) for name, table in self.profiles.tables.items()}
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
 
-    def warm(self, embedding: bool = False) -> None:
-        """Compile scoring for every bucket, and ``embedding`` if it is wanted."""
+    def warm(self, embedding: bool = False, expecting: bool = False) -> None:
+        """Compile scoring for every bucket, ``embedding`` if it is wanted, and what a page will ask in small."""
+        if expecting:
+            self.expected([""], np.zeros((1, *self.shape), np.float32))
         for bucket in self.buckets:
             if embedding:
                 self._run("embedded", np.zeros((bucket, *self.shape), np.float32), np.zeros(bucket, np.int32))
@@ -176,9 +178,12 @@ class CompiledModel:
 class KerasScorer:
     """`ports.Scorer` on Keras. ``load`` before anything else; not thread-safe."""
 
-    def __init__(self, bundle: Bundle, max_batch_windows: int = 1024, embeddings: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, max_batch_windows: int = 1024, embeddings: bool = False, expecting: bool = False
+    ) -> None:
         self.bundle = bundle
         self.embeddings = embeddings  # whether they will be asked for
+        self.expecting = expecting  # whether what the model expects will be asked for all the time
         self.features = bundle.manifest.features
         self.length = bundle.manifest.length
         self.max_batch_windows = max_batch_windows
@@ -212,7 +217,7 @@ class KerasScorer:
 
     def warm(self) -> None:
         """Compile every bucket; takes about a second each."""
-        self._loaded().warm(self.embeddings)
+        self._loaded().warm(self.embeddings, self.expecting)
 
     def embed(self, sensors: Sequence[str], values: Float32) -> Float32:
         """Codes (n, D) of windows (n, W, F) in raw units, of bundles that say which layer makes them."""

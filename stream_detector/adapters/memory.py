@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stream_detector.errors import Moved
-from stream_detector.events import Errors, Float32, Partition, Windows
+from stream_detector.events import Errors, Float32, Partition, Slice, Windows
 from stream_detector.ports import Delivery, Firing, Stored, Update
 
 
@@ -110,6 +110,9 @@ class Silent:
     """`ports.Observer` that does not listen."""
 
     def took(self, stage: str, seconds: float) -> None:
+        """Ignored."""
+
+    def read(self, batch: Sequence[Slice]) -> None:
         """Ignored."""
 
     def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:

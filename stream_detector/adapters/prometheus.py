@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from stream_detector.adapters.http import Server as Server  # what `serve` returns
 from stream_detector.adapters.http import serve
 from stream_detector.adapters.spotlight import FEATURES, Spotlight
-from stream_detector.events import Errors, Float32, Model, Partition, Severity, Windows
+from stream_detector.events import Errors, Float32, Model, Partition, Severity, Slice, Windows
 from stream_detector.ports import Delivery, Firing, Kind
 from stream_detector.settings import Metrics
 
@@ -202,6 +202,9 @@ class PrometheusObserver:
 
     def took(self, stage: str, seconds: float) -> None:
         self._stages.labels(self._bounded("stage", stage)).observe(seconds)
+
+    def read(self, batch: Sequence[Slice]) -> None:
+        """Counted when the rules have been applied: see `received`."""
 
     def received(self, events: int, rejects: Mapping[str, int], rules: Mapping[str, int]) -> None:
         self._events.inc(events)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 import zipfile
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import pytest
 
 from tests.commandline import Done, Run, invoke, lines, rows
+from tests.servers.process import free_port
 from tests.service import DEADLINE, command
 from training.plant import FEATURES, KINDS, Plant
 
@@ -112,6 +117,79 @@ def test_replay_tells_alerts_as_they_come(replayed: Replayed) -> None:
         assert row["sensor_id"] in page
 
 
+def explained(replayed: Replayed, id_: str, bundle: Path, alerts: Path, data: Path | None = None) -> Done:
+    options = ["--data", data or replayed.out.parent / "stream.csv", "--alerts", alerts]
+    return invoke("explain", id_, "--bundle", bundle, *options, "--out", alerts.parent / "explained")
+
+
+def changed(replayed: Replayed, folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """The replay's alerts, each changed."""
+    path = folder / "alerts.jsonl"
+    path.write_text("".join(json.dumps(change(one)) + "\n" for one in lines(replayed.out / "alerts.jsonl")))
+    return path
+
+
+def test_an_alert_that_is_explained_holds(replayed: Replayed, bundle: Path) -> None:
+    alerts = lines(replayed.out / "alerts.jsonl")
+    id_ = alerts[0]["id"]
+    done = explained(replayed, id_, bundle, replayed.out / "alerts.jsonl")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert "the verdict holds" in done.out
+    assert "differs" not in done.out
+    for alert in alerts:
+        if alert["id"] == id_:
+            assert f"revision {alert['revision']}, {alert['status']}" in done.out
+            assert f"{alert['score']:.9g}" in done.out
+    assert f"{max(alerts[0]['expected'].values()):.9g}" in done.out
+    assert (replayed.out / "explained" / f"{id_}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_alert_that_was_tampered_with_does_not_hold(replayed: Replayed, bundle: Path, tmp_path: Path) -> None:
+    alerts = changed(replayed, tmp_path, lambda alert: alert | {"score": alert["score"] * 1.001})
+    done = explained(replayed, lines(alerts)[0]["id"], bundle, alerts)
+    assert done.code == 1
+    assert "the verdict does not hold" in done.out
+    assert [line.split()[0] for line in done.out.splitlines() if "differs" in line][:1] == ["score"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"id": "0" * 32}, "no alert {id} in "),
+        ({"model": {"name": "pumps", "version": "2"}}, "the alert was judged by pumps 2; give --bundle that version"),
+        ({"kind": "silence"}, "no window was scored for it"),
+        (
+            {"source": {"topic": "files", "partition": 0, "first_offset": 0, "last_offset": 9}},
+            "no longer make a window",
+        ),
+        ({"source": {"topic": "x", "partition": 0, "first_offset": 0, "last_offset": 9}}, "leave out --data"),
+    ],
+)
+def test_an_alert_that_cannot_be_explained_says_why(
+    change: dict[str, Any], told: str, replayed: Replayed, bundle: Path, tmp_path: Path
+) -> None:
+    id_ = lines(replayed.out / "alerts.jsonl")[0]["id"]
+    done = explained(replayed, id_, bundle, changed(replayed, tmp_path, lambda alert: alert | change))
+    assert done.code == 2
+    assert told.format(id=id_) in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("pump-7",), "is no alert's id"),
+        (("0" * 32, "--data", "x.csv"), "--data needs --alerts FILE"),
+        (("0" * 32, "--since", "yesterday"), "--since yesterday: give a duration"),
+        (("0" * 32, "--tolerance", "2"), "--tolerance 2.0: give a number"),
+    ],
+)
+def test_what_explain_is_asked_wrongly(arguments: tuple[str, ...], told: str, run: Run) -> None:
+    done = run("explain", *arguments)
+    assert done.code == 2
+    assert told in done.err
+
+
 @pytest.fixture
 def bare(plant: Plant, tmp_path: Path) -> Path:
     """A hundred rows of one pump: no header, no timestamps, no sensor."""
@@ -169,6 +247,45 @@ def test_a_replay_that_is_stopped_says_so_and_keeps_what_it_has(
     assert "Traceback" not in done.err
 
 
+def test_a_replay_that_serves_stays_and_shows_what_it_saw(
+    run: Run, plant: Plant, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, sensor = free_port(), rows(plant)[0]["sensor_id"]
+    monkeypatch.setenv("STREAM_DETECTOR__PAGE__PORT", str(port))
+    over = threading.Event()
+    told: dict[str, Any] = {}
+
+    def look() -> None:
+        """Until the replay has ended and the model has been asked; then Ctrl-C."""
+        while not over.wait(0.05):
+            with suppress(OSError):
+                url = f"http://127.0.0.1:{port}/stream?sensor={sensor}"
+                with urllib.request.urlopen(url, timeout=DEADLINE) as stream:  # http on loopback
+                    for line in stream:
+                        told.update(json.loads(line[6:]) if line.startswith(b"data: ") else {})
+                        ended = told.get("about", {}).get("state") == "the replay has ended"
+                        if ended and told["sensor"]["features"][0]["expected"][-2] is not None:
+                            over.set()
+                            break
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        done = run("replay", plant.stream, "--bundle", bundle, "--out", tmp_path / "out", "--serve")
+    finally:
+        over.set()
+        thread.join()
+    assert (done.code, done.err) == (0, "")
+    assert f"live page: http://127.0.0.1:{port}/" in done.out
+    assert "the live page stays; Ctrl-C ends it" in done.out
+    assert told["about"]["sensors"] == 2
+    assert told["sensor"]["spans"] or told["overview"]["fleet"][1]["id"] != sensor
+    scores = [one for one in lines(tmp_path / "out" / "scores.jsonl") if one["sensor_id"] == sensor]
+    assert told["sensor"]["newest"]["score"] == scores[-1]["score"]
+    assert told["sensor"]["worst"]["score"] == max(one["score"] for one in scores)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """The real command, once."""
@@ -186,6 +303,7 @@ def test_the_demo_tells_what_it_planted_and_what_it_found(
     assert {kind: len(found) for kind, found in planted.items()} == dict.fromkeys(KINDS, 1)
     assert sum("not found" in line for found in planted.values() for line in found) < len(KINDS) / 2
     assert "false alarms in" in done.stdout
+    assert "live page: http://127.0.0.1:" in done.stdout
     assert "Traceback" not in done.stderr
     for name in ("report.html", "scores.jsonl", "alerts.jsonl", "bundle/manifest.json"):
         assert (out / name).stat().st_size > 0

@@ -288,6 +288,7 @@ def test_workers_get_metrics_ports_of_their_own(monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv(name, value)
         assert (load_settings().metrics.host, load_settings().metrics.port) == ("::1", port)
     assert worker_environment(3, 0)["STREAM_DETECTOR__METRICS__PORT"] == "0"  # any free port stays any free port
+    assert worker_environment(3, 0, 9564)["STREAM_DETECTOR__PAGE__PORT"] == "9567"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from stream_detector.adapters.kafka.outlet import KafkaOutlet
 from stream_detector.adapters.kafka.probe import probe_kafka
+from stream_detector.adapters.kafka.reread import read_alerts, read_offsets
 from stream_detector.adapters.kafka.source import KafkaSource
 from stream_detector.adapters.kafka.span import Span, discover_topic_features, parse_topic_url, read_span
 
@@ -12,5 +13,7 @@ __all__ = [
     "discover_topic_features",
     "parse_topic_url",
     "probe_kafka",
+    "read_alerts",
+    "read_offsets",
     "read_span",
 ]

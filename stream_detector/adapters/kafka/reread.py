@@ -6,25 +6,30 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
+import numpy as np
 from kafka import KafkaConsumer
 from kafka.structs import TopicPartition
 
 from stream_detector.adapters.kafka.client import connect, reader_options
 from stream_detector.adapters.kafka.failures import translated
-from stream_detector.codec import Decoder, Raw
-from stream_detector.errors import Unavailable
-from stream_detector.events import Partition
+from stream_detector.codec import Decoder, Raw, decode_alert
+from stream_detector.errors import DataError, Unavailable
+from stream_detector.events import Alert, Events, Partition, joined
 from stream_detector.ports import Lookback
 from stream_detector.settings import Settings
 
 PATIENCE = 30.0  # seconds for an answer, or without any progress
+CHUNK = 20_000  # records that are decoded at once
 FIRST_STEP = 4_096  # offsets; each further step back is as long as all before it together
 
 
-def read_topic(settings: Settings, topic: str, patience: float) -> Iterator[Any]:
+def read_topic(settings: Settings, topic: str, patience: float, since_ms: int | None = None) -> Iterator[Any]:
     """Every committed record of a topic up to its present end, as kafka-python gives them.
+
+    With ``since_ms`` those that the broker has had since then, by its own clock, epoch ms.
 
     The present end lies beyond transactions that are still open: what was committed behind them is read as soon as
     they have ended, for which ``patience`` seconds are given. Raises `Unavailable` if one does not end in them.
@@ -34,9 +39,50 @@ def read_topic(settings: Settings, topic: str, patience: float) -> Iterator[Any]
         tps = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         starts = consumer.beginning_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
         ends = consumer.end_offsets(tps, timeout_ms=PATIENCE * 1_000) if tps else {}
+        if tps and since_ms is not None:
+            found = consumer.offsets_for_times(dict.fromkeys(tps, max(0, since_ms)), timeout_ms=PATIENCE * 1_000)
+            starts = {tp: ends[tp] if found.get(tp) is None else int(found[tp].offset) for tp in tps}
     with reader(settings, doing) as consumer:
         for tp in tps:
             yield from read_part(consumer, tp, starts[tp], ends[tp], max(patience, PATIENCE))
+
+
+def read_alerts(settings: Settings, topic: str, id_: str, since_ms: int | None = None) -> list[Alert]:
+    """The records of one alert, as published. Raises `DataError` for a topic that is not there."""
+    with reader(settings, f"looking for {topic}") as consumer:
+        if not consumer.partitions_for_topic(topic):
+            raise DataError(f"topic {topic!r} does not exist, or may not be described; see topics.alerts")
+    wanted = id_.encode()
+    records = read_topic(settings, topic, PATIENCE, since_ms)
+    alerts = [decode_alert(record.value) for record in records if wanted in (record.value or b"")]
+    return [alert for alert in alerts if alert is not None and alert.id == id_]
+
+
+def read_offsets(
+    settings: Settings, decoder: Decoder, partition: Partition, start: int, end: int, sensor: str
+) -> tuple[int, Events]:
+    """The first offset that still exists, and a sensor's events from ``start`` up to, not including, ``end``.
+
+    Raises `DataError` if the partition does not exist, or no longer reaches there.
+    """
+    tp = TopicPartition(*partition)
+    with reader(settings, f"reading {partition} again") as consumer:
+        if partition.number not in (consumer.partitions_for_topic(partition.topic) or ()):
+            raise DataError(f"{partition} does not exist, or may not be described: the alert's events cannot be read")
+        first = int(consumer.beginning_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp])
+        last = int(consumer.end_offsets([tp], timeout_ms=PATIENCE * 1_000)[tp])
+        if last < end:
+            raise DataError(f"{partition} ends at offset {last}, before the alert's events: another life of the topic")
+        parts = [_none(decoder)]
+        records = read_part(consumer, tp, max(start, first), end)
+        while chunk := list(islice(records, CHUNK)):
+            events = decoder.decode([Raw(r.offset, r.timestamp, r.key, r.value) for r in chunk]).events
+            parts.append(events.take(np.array([name == sensor for name in events.sensors], bool)))
+    return first, joined(parts)
+
+
+def _none(decoder: Decoder) -> Events:
+    return decoder.decode([]).events
 
 
 def reach_back(settings: Settings, decoder: Decoder, partition: Partition, before: int, lookback: Lookback) -> int:

@@ -1,0 +1,62 @@
+"""``python -m tests.screenshot BUNDLE STREAM PICTURE``: the live page as the README shows it.
+
+Replays the demo's stream up to a moment at which two alerts fire, and looks at the sensor of one of them in Chromium.
+``make demo`` first, then ``make screenshot``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.browser import Chromium
+from tests.servers.process import free_port
+from tests.service import DEADLINE, environment
+
+MOMENT = "2026-09-17T17:30"  # in the demo's plant of seed 0
+
+
+def take(bundle: Path, stream: Path, picture: Path) -> None:
+    """Replay, look, end."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, port = Path(folder) / "stream.csv", free_port()
+        header, *rows = stream.read_text().splitlines()
+        at = header.split(",").index("timestamp")
+        data.write_text("\n".join([header, *(row for row in rows if row.split(",")[at] < MOMENT)]) + "\n")
+        command = [sys.executable, "-m", "stream_detector", "replay", str(data), "--bundle", str(bundle)]
+        with subprocess.Popen(
+            [*command, "--out", folder, "--serve"],
+            env=environment(STREAM_DETECTOR__PAGE__PORT=str(port)),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as replay:
+            try:
+                assert replay.stdout is not None
+                assert any("the live page stays" in line for line in replay.stdout), "the replay failed"
+                _look(f"http://127.0.0.1:{port}/", picture)
+            finally:
+                replay.terminate()
+
+
+def _look(address: str, picture: Path) -> None:
+    with Chromium() as chromium:
+        tab = chromium.look(1280, 860)
+        page = tab.page
+        page.set_default_timeout(DEADLINE * 1_000)
+        page.goto(address)
+        page.locator(".alert", has_text="anomaly").first.click()
+        filled = """() => { const d = document.querySelector("#charts .expected")?.getAttribute("d") ?? "";
+            return d.split(/[ML]/).length > 300 }"""
+        page.wait_for_function(filled)  # the model has been asked about all that is shown
+        expect(page.locator("#state")).to_contain_text("the replay has ended")
+        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        page.screenshot(path=picture)
+        tab.close()
+
+
+if __name__ == "__main__":
+    take(*map(Path, sys.argv[1:]))
