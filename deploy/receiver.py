@@ -22,11 +22,11 @@ class Receiver(BaseHTTPRequestHandler):
     webhook: Webhook
     timeout = 10.0
 
-    def do_GET(self) -> None:  # noqa: N802 # the name is http.server's
+    def do_GET(self) -> None:  # the name is http.server's
         """For health checks."""
         self._answer(200, "POST webhooks here")
 
-    def do_POST(self) -> None:  # noqa: N802 # likewise
+    def do_POST(self) -> None:  # likewise
         """204 for a good signature, 401 for a bad one."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > LARGEST:
