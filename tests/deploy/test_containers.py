@@ -299,7 +299,11 @@ def test_the_secret_is_made_once_and_the_receiver_verifies_with_it(services: dic
 
     port = free_port()
     entry, command = services["receiver"]["entrypoint"], services["receiver"]["command"]
-    replaced = {"/var/lib/stream-detector/webhook-secret": str(secret), "8080": str(port), "0.0.0.0": "127.0.0.1"}  # noqa: S104 # replaced
+    replaced = {
+        "/var/lib/stream-detector/webhook-secret": str(secret),
+        "8080": str(port),
+        "0.0.0.0": "127.0.0.1",  # noqa: S104 # it is what is not listened on here
+    }
     program = [sys.executable, str(ROOT / "deploy" / "receiver.py")]
     assert entry == ["python", "/srv/receiver.py"]
     log = tmp_path / "log"
@@ -378,7 +382,7 @@ def test_commands_of_the_document_make_sense() -> None:
     assert len(ours) > 3
     for arguments in ours:
         understood(arguments)
-    for path in re.findall(r"(?:-f|-k) (\S+)", "\n".join(lines)):
+    for path in re.findall(r"(?:build -f|apply -k) (\S+)", "\n".join(lines)):
         assert (ROOT / path).exists(), path
 
 

@@ -147,7 +147,7 @@ def test_pods_have_no_rights() -> None:
             assert "memory" in container["resources"]["limits"]
             assert container["image"] == "stream-detector"  # its tag is set in one place, the kustomization
         [writable] = [volume for volume in pod["volumes"] if "emptyDir" in volume]
-        assert {"name": writable["name"], "mountPath": "/tmp"} in pod["containers"][0]["volumeMounts"]  # noqa: S108
+        assert {"name": writable["name"], "mountPath": "/tmp"} in pod["containers"][0]["volumeMounts"]  # noqa: S108 # of the container
     assert "USER 10001:10001" in (ROOT / "deploy" / "Dockerfile").read_text()
 
 
