@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "stream_detector"]
 PATIENCE = 300.0  # seconds for each part to be ready
 NOTICED = 120.0  # seconds from the fault to whatever tells of it
-SMALL = ["--window", "16", "--stride", "2", "--epochs", "4", "--units", "16"]
+SMALL = ["--window", "16", "--stride", "4", "--epochs", "4", "--units", "16"]
 RULES = [ROOT / "deploy" / "compose" / "rules.yml", ROOT / "deploy" / "prometheus" / "rules"]
 
 

@@ -176,6 +176,7 @@ def test_every_service_is_bounded_and_has_few_rights(services: dict[str, Any]) -
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service.get("read_only") or name == "kafka", name
         assert "privileged" not in service, name
+        assert int(service["mem_limit"]) <= 3 << 30, name
         assert "network_mode" not in service, name
         image, _, tag = service["image"].rpartition(":")
         assert image, name

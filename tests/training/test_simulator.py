@@ -69,7 +69,8 @@ def test_a_fault_changes_its_sensor_from_its_moment_on() -> None:
     assert (fault.sensor, fault.kind, fault.start, fault.end) == ("pump-1", "leak", NOW + 30_000, NOW + 90_000)
     np.testing.assert_array_equal(before[0].values, before[1].values)
     np.testing.assert_array_equal(after[0].timestamps, after[1].timestamps)
-    same = np.isclose(after[0].values, after[1].values, equal_nan=True).all(axis=1).tolist()
+    rows = zip(after[0].values, after[1].values, strict=True)
+    same = [np.allclose(one, other, equal_nan=True) for one, other in rows]
     found = dict.fromkeys(zip(after[0].sensors, same, strict=True))
     assert sorted(found) == [("pump-1", False), ("pump-2", True)]
 

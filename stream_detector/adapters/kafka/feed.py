@@ -18,8 +18,9 @@ PATIENCE = 15.0  # seconds for an answer
 
 
 def create_topics(settings: Settings, partitions: int, replicas: int) -> list[str]:
-    """Create those topics of the settings that are missing; their names. Raises `Unavailable` or `Refused`."""
-    wanted = list(settings.topics.model_dump().values())
+    """Create those topics that the settings use and that are missing; their names. Raises `Unavailable`, `Refused`."""
+    unused = set() if settings.publish.embeddings else {"embeddings"}
+    wanted = list(settings.topics.model_dump(exclude=unused).values())
     admin, _ = connect(KafkaAdminClient, admin_options(settings))
     try:
         with translated("creating topics"):

@@ -14,7 +14,7 @@ import pytest
 from stream_detector.adapters.kafka import Feed, create_topics
 from stream_detector.codec import Decoder, Raw
 from stream_detector.errors import Refused, Unavailable
-from stream_detector.settings import Columns, EventRules, Kafka, Settings, Topics
+from stream_detector.settings import Columns, EventRules, Kafka, Publish, Settings, Topics
 from tests.commandline import invoke
 from tests.servers import KafkaBroker
 from tests.servers.process import free_port
@@ -31,8 +31,11 @@ def test_topics_that_are_missing_are_created(kafka_broker: KafkaBroker) -> None:
     settings = settings_of(kafka_broker.bootstrap, uuid.uuid4().hex)
     kafka_broker.create_topics({settings.topics.events: 2})
     created = create_topics(settings, partitions=3, replicas=1)
-    assert set(created) == set(settings.topics.model_dump().values()) - {settings.topics.events}
+    topics = settings.topics
+    assert created == [topics.scores, topics.alerts, topics.dead_letters]
     assert create_topics(settings, partitions=3, replicas=1) == []
+    more = settings.model_copy(update={"publish": Publish(embeddings=True)})
+    assert create_topics(more, partitions=3, replicas=1) == [topics.embeddings]
 
 
 def test_more_replicas_than_brokers_are_refused(kafka_broker: KafkaBroker) -> None:
@@ -64,7 +67,8 @@ def test_a_topic_that_is_missing_is_refused(kafka_broker: KafkaBroker) -> None:
 def test_the_plant_sends_events_that_the_service_reads(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     name = uuid.uuid4().hex
     config = write_config(tmp_path, name, kafka_broker.bootstrap, "redis://127.0.0.1:1", tmp_path)
-    assert invoke("topics", "--partitions", 2, "--config", config).code == 0
+    assert f"created: {name}-events, " in invoke("topics", "--partitions", 2, "--config", config).out
+    assert "there already" in invoke("topics", "--config", config).out
     log = tmp_path / "told"
     line = [sys.executable, "-m", "stream_detector", "simulate", "--pumps", "2", "--speed", "600", "--fault", "leak"]
     with log.open("wb") as stream:
