@@ -77,8 +77,10 @@ class Simulation:
 
     def start(self, now: int) -> None:
         """The present begins."""
-        self.began, self.faults = now, []
-        self.readings = self._simulate()
+        self.began = now
+        if self.faults:
+            self.faults = []
+            self.readings = self._simulate()
         self.sent = int(np.searchsorted(self.readings.timestamps, START + PAST))
 
     def due(self, now: int) -> Readings:
