@@ -25,10 +25,7 @@ from training.plant import DAY, FEATURES, KINDS, MINUTE, START, Fault, Kind, Rea
 log = logging.getLogger(__name__)
 
 SPEED = 60.0  # times the clock's: a reading of each pump a second
-PAST, PRESENT = (
-    10 * DAY,
-    30 * DAY,
-)  # ms of the plant's life; after 12 hours (at `SPEED`) the present begins anew
+PAST, PRESENT = 10 * DAY, 30 * DAY  # ms of its life; after 12 hours (at `SPEED`) the present begins anew
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts while the broker is away
 TURN = 0.1  # seconds from look to look
 
