@@ -36,7 +36,7 @@ from tests.servers.process import free_port
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "stream_detector"]
 PATIENCE = 300.0  # seconds for each part to be ready
-NOTICED = 120.0  # seconds from the fault to whatever tells of it
+NOTICED = 120.0  # seconds from the fault until it is seen everywhere
 SMALL = ["--window", "16", "--stride", "4", "--epochs", "4", "--units", "16"]
 RULES = [ROOT / "deploy" / "compose" / "rules.yml", ROOT / "deploy" / "prometheus" / "rules"]
 
@@ -95,7 +95,8 @@ class Walk:
                 if child.poll() is not None:
                     raise RuntimeError(f"{name} ended with {child.returncode}\n{self.log(name).read_text()[-2_000:]}")
             if time.monotonic() > until:
-                raise RuntimeError(f"waited {seconds:.0f} s for {what} in vain; logs are in {self.folder}")
+                logs = "\n".join(f"{name}: …{self.log(name).read_text()[-1_000:]}" for name in self.children)
+                raise RuntimeError(f"waited {seconds:.0f} s for {what} in vain\n{logs}")
             time.sleep(0.1)  # between looks
 
 
@@ -123,11 +124,7 @@ def main() -> None:
             ]
             service(walk)
             fault = broken(walk, given.fault)
-            for name, seen in stages:
-                if seen is None:
-                    continue
-                told = walk.wait(f"the alert: {name}", partial(seen, walk, fault), NOTICED)
-                walk.say(f"{name}: {time.time() - fault.began:.1f} s after the fault: {told}")
+            watch(walk, fault, {name: seen for name, seen in stages if seen is not None})
             if given.keep:
                 walk.say(f"it all runs on; Ctrl-C ends it; ports: {walk.ports}, Kafka {walk.broker}; logs in {folder}")
                 signal.pause()
@@ -188,6 +185,19 @@ def broken(walk: Walk, kind: str) -> Fault:
     return fault
 
 
+def watch(walk: Walk, fault: Fault, stages: dict[str, Callable[[Walk, Fault], str | None]]) -> None:
+    """Say of each stage when the alert was seen there."""
+
+    def look() -> bool:
+        for name, seen in list(stages.items()):
+            if told := seen(walk, fault):
+                walk.say(f"{name}: {time.time() - fault.began:.1f} s after the fault: {told}")
+                del stages[name]
+        return not stages
+
+    walk.wait("the alert to be seen everywhere", look, NOTICED)
+
+
 def on_topic(walk: Walk, fault: Fault) -> str | None:
     """An alert about the broken sensor, as a `read_committed` consumer sees it."""
     consumer = KafkaConsumer(
@@ -199,10 +209,11 @@ def on_topic(walk: Walk, fault: Fault) -> str | None:
         consumer_timeout_ms=1_000,
     )
     try:
-        alerts = [json.loads(record.value) for record in consumer]
+        alerts = [(record.timestamp / 1_000, json.loads(record.value)) for record in consumer]
     finally:
         consumer.close()
-    return next((alert["summary"] for alert in alerts if _about(alert, fault)), None)
+    found = next(((at, alert) for at, alert in alerts if _about(alert, fault)), None)
+    return found and f"{found[1]['summary']} (published {found[0] - fault.began:.1f} s after the fault)"
 
 
 def webhooks(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
