@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "stream_detector"]
 PATIENCE = 300.0  # seconds for each part to be ready
 NOTICED = 120.0  # seconds from the fault until it is seen everywhere
-SMALL = ["--window", "16", "--stride", "4", "--epochs", "4", "--units", "16"]
+SMALL = ["--window", "32", "--stride", "4", "--epochs", "6", "--units", "24"]
 RULES = [ROOT / "deploy" / "compose" / "rules.yml", ROOT / "deploy" / "prometheus" / "rules"]
 
 
@@ -142,11 +142,11 @@ def servers(walk: Walk) -> None:
 
 
 def trained(walk: Walk) -> Path:
-    """A bundle from four days of the plant's past."""
+    """A bundle from five days of the plant's past."""
     history, bundle = walk.folder / "normal.csv", walk.folder / "bundle"
-    walk.run("simulate", "--out", history, "--days", "4")
+    walk.run("simulate", "--out", history, "--days", "5")
     walk.run("train", history, "--out", bundle, *SMALL)
-    walk.say("trained on four days of the plant's life")
+    walk.say("trained on five days of the plant's life")
     return bundle
 
 
@@ -172,7 +172,7 @@ def service(walk: Walk) -> None:
 
 def broken(walk: Walk, kind: str) -> Fault:
     """The generator; and after a while, so that windows have filled, a fault by its signal."""
-    options = ["--fault", kind, "--fault-after", "25s", "--fault-lasts", "90s"]
+    options = ["--fault", kind, "--fault-after", "45s", "--fault-lasts", "90s"]
     walk.start("generator", [*PROGRAM, "simulate", *options, "--config", walk.folder / "detector.toml"])
 
     def told() -> Fault | None:
@@ -328,7 +328,7 @@ def answer(url: str) -> str | None:
 
 def _about(alert: dict[str, Any], fault: Fault) -> bool:
     began = parse(alert["started_at"], UTC) / 1_000
-    return bool(alert["sensor_id"] == fault.sensor and alert["status"] == "firing" and began >= fault.began - 60)
+    return bool(alert["sensor_id"] == fault.sensor and alert["status"] == "firing" and began >= fault.began - 5)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
