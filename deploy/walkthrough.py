@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--fault", default="cavitation", help="its kind")
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended on the way
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stream-detector-try-")))
         walk = Walk(folder, stack)
