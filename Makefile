@@ -90,12 +90,13 @@ format: setup-dev  ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# runtime.txt is constrained by dev.txt, so that both name the same versions.
+# runtime.txt and gpu.txt are constrained by dev.txt, so that all name the same versions.
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: $(BIN)/uv  ## bring requirements/ in line with pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
 	$(COMPILE) --group bootstrap -o requirements/bootstrap.txt
 	$(COMPILE) pyproject.toml --extra jax --group build --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --group build -c requirements/dev.txt -o requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra gpu --group build -c requirements/dev.txt -o requirements/gpu.txt
 
 clean:  ## remove everything that make made
 	rm -rf $(VENV) .servers demo-out dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -411,6 +412,92 @@ def demo(
     from training.demo import demo
 
     demo(out_, seed, out, _print_alert, _print_address, stay=serve)
+
+
+@app.command()
+def topics(
+    partitions: Annotated[int, typer.Option(min=1, help="Of each topic: as many as you may ever want workers.")] = 4,
+    replicas: Annotated[int, typer.Option(min=1, help="Of each partition; 3 where there are as many brokers.")] = 1,
+    config: Config = None,
+) -> None:
+    """Create the topics that the settings use and that are missing; leave the others as they are."""
+    settings = _settings(config)
+    from stream_detector.adapters.kafka import create_topics
+
+    created = create_topics(settings, partitions, replicas)
+    told = f"created: {', '.join(created)}" if created else "all topics are there already"
+    out.print(escape(visible(told)), highlight=False)
+
+
+@app.command()
+def simulate(
+    out_: Annotated[
+        Path | None, typer.Option("--out", metavar="CSV", help="Write the plant's past there instead, to train on.")
+    ] = None,
+    days: Annotated[float, typer.Option(help="With --out: so many days of the plant's life, at most 10.")] = 5,
+    pumps: Annotated[int, typer.Option(help="Sensors of the plant.")] = 6,
+    speed: Annotated[float, typer.Option(help="Life of the plant per clock; 60: an event a second and pump.")] = 60,
+    fault: Annotated[str | None, typer.Option(help="Kind of the faults; all in turn if absent.")] = None,
+    fault_after: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="When the first fault begins; by SIGUSR1 alone if absent.")
+    ] = None,
+    fault_every: Annotated[str | None, typer.Option(metavar="DURATION", help="From fault to fault; one only.")] = None,
+    fault_lasts: Annotated[str, typer.Option(metavar="DURATION", help="How long each lasts.")] = "1m",
+    seed: Annotated[int, typer.Option(help="The same seed and number of pumps are the same plant.")] = 7,
+    config: Config = None,
+) -> None:
+    """Send a simulated plant's events to the events topic as time passes, with faults; or write its past to a file."""
+    settings = _settings(config)
+    from stream_detector.settings import duration
+    from training.plant import KINDS, write_csv
+    from training.simulator import Plan, Simulation, Simulator
+
+    kind = next((kind for kind in KINDS if kind == fault), None)
+    if kind is None and fault is not None:
+        raise SettingsError(f"--fault {fault}: give one of {', '.join(KINDS)}")
+    every, lasts = duration("--fault-every", fault_every), duration("--fault-lasts", fault_lasts)
+    if every == 0 or not lasts:
+        raise SettingsError("--fault-every, --fault-lasts: give more than 0")
+    if every is not None and fault_after is None:
+        raise SettingsError("--fault-every needs --fault-after too: when the first one begins")
+    plan = Plan(kind, duration("--fault-after", fault_after), every, lasts)
+    simulation = Simulation(pumps, speed, seed)
+    if out_ is not None:
+        readings = simulation.past(days, round(time.time() * 1_000))
+        try:
+            write_csv(out_, readings)
+        except OSError as error:
+            raise DataError(f"{out_}: {error.strerror or error}; give a file that can be written") from error
+        out.print(f"wrote {len(readings.sensors)} events to {escape(str(out_))}", highlight=False)
+        return
+    from stream_detector.adapters.kafka import Feed
+
+    def tell(line: str) -> None:
+        out.print(line, highlight=False, markup=False)
+
+    simulator = Simulator(simulation, Feed(settings), settings.columns, plan, tell, now=time.time, sleep=time.sleep)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, simulator.stop)
+    signal.signal(signal.SIGUSR1, simulator.ask)
+    sys.exit(simulator.run())
+
+
+@app.command()
+def size(
+    sensors: Annotated[int, typer.Option(help="How many there are.")],
+    rate: Annotated[float, typer.Option(help="Events a second, of all sensors together.")],
+    window: Annotated[int, typer.Option(help="Events a window.")] = 64,
+    stride: Annotated[int | None, typer.Option(help="Events from window to window (an eighth of the window).")] = None,
+    features: Annotated[int, typer.Option(help="Values an event.")] = 8,
+) -> None:
+    """How many partitions and workers, and how much memory, a load takes; from measured constants."""
+    from stream_detector.sizing import Load, size
+
+    load = Load(sensors, rate, window, stride if stride is not None else max(1, window // 8), features)
+    table = Table(show_header=False, box=None)
+    for row in size(load).table():
+        table.add_row(*map(escape, row))
+    out.print(table)
 
 
 def _settings(config: Path | None) -> Settings:

@@ -73,9 +73,9 @@ def feed(
     score = np.array(scores, np.float32)
     shares = np.zeros(values.shape, np.float32)
     shares[:, 0] = 1
-    listener.scored(windows, Errors(score, score, np.ones_like(score), shares, np.zeros(count, np.int32)))
+    listener.scored(PARTITION, windows, Errors(score, score, np.ones_like(score), shares, np.zeros(count, np.int32)))
     listener.delivered(Delivery([], list(alerts), [], {PARTITION: count}), [])
-    listener.gauges(partitions=1, sensors=1, pending=0, lag={PARTITION: 7})
+    listener.gauges(partitions=[PARTITION], sensors=1, pending=0, lag={PARTITION: 7}, firing=[])
 
 
 def alert(sensor: str, *, id_: str = "a", status: Any = "firing", severity: Any = "major", **more: Any) -> Alert:
