@@ -270,6 +270,7 @@ def cut_out(name: str, streams: Sequence[Stream], plan: Plan, work: Path) -> Fig
                 anomalous=stream.anomalous[keep],
                 windows=tuple(windows),
                 changes=None if stream.changes is None else stream.changes[keep],
+                causes=(),  # rows that are no longer where they were
             )
         )
     return figures(name, shorter, stream_through(work / "bundle", shorter, plan, work))

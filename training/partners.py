@@ -25,6 +25,7 @@ MEMORY = 0.25  # share of a feature's variance that its windows' means may have:
 STILL = {"level": FLOOR, "bias": 1e-6}  # deviations up to which a feature says nothing of its memory
 ROOM = 0.1  # beyond what training saw, as a share of it, where a model is taken to know its way
 SHORTEST = 4  # events a window
+RHYTHM = 2 * 86_400_000  # ms that the median sensor must have been seen for: how residuals wander takes days to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,13 @@ def level(data: Data, found: Contrasts) -> Partner | None:
 
 
 def bias(data: Data, found: Contrasts) -> Partner | None:
-    """Normal levels of the residuals; None if no feature's says anything, or the model has none."""
-    if found.biases is None or found.off is None:
+    """Normal levels of the residuals; None if no feature's says anything, or the model has none.
+
+    None too if it was seen for less than `RHYTHM`: days and nights, load and weather move a model's residuals while
+    everything is well, and hours do not tell how far.
+    """
+    spans = [np.ptp(data.timestamps[rows]) for _, rows in histories(data)]
+    if found.biases is None or found.off is None or np.median(spans) < RHYTHM:
         return None
     made = _lying("bias", data, found.biases, found.off)
     if made is None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import quality
 from benchmarks.pages import Picture, write_page
-from benchmarks.quality import HEADS, Figures, cells, explained, figures, main
+from benchmarks.quality import HEADS, Figures, Plan, cells, cut_out, explained, figures, main
 from benchmarks.sets import Cause, Stream
 from stream_detector.events import Bool
 from training.baselines import Judged
@@ -84,3 +86,22 @@ def test_an_unknown_set_is_told_in_a_line(tmp_path: Path, capsys: pytest.Capture
         main(["--data", str(tmp_path), "--sets", "asd,nothing", "--out", str(tmp_path / "out")])
     assert ended.value.code == 2
     assert "nothing: give some of skab, asd, smd, nab" in capsys.readouterr().err
+
+
+def test_cutting_out_normal_stretches_leaves_every_anomaly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = stream("." * 100 + "####" + "." * 60 + "##", (Cause((164, 165), ("a",)),))
+    seen: list[Stream] = []
+
+    def through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Path) -> dict[str, Judged]:
+        seen.extend(streams)
+        return {
+            of.name: Judged(np.where(of.anomalous, 2.0, 0.5), of.anomalous, np.zeros((len(of.test), 3)))
+            for of in streams
+        }
+
+    monkeypatch.setattr(quality, "stream_through", through)
+    found = cut_out("asd", [one], Plan(), tmp_path)
+    [shorter] = seen
+    assert len(shorter.test) < len(one.test)
+    assert shorter.anomalous.sum() == one.anomalous.sum()
+    assert (found.f1, found.far) == (1, 0)

@@ -132,3 +132,8 @@ def test_features_that_no_longer_go_together_alert_for_as_long_as_it_lasts(tmp_p
     assert (during >= 1).mean() > 0.3
     assert (calm >= 1).mean() < 0.02
     assert "bias" in {found.names[at] for at in np.flatnonzero(found.score >= 1)}
+
+
+def test_a_day_does_not_tell_how_residuals_wander(tmp_path: Path) -> None:
+    train([coupled(2_000, 0)], FEATURES, replace(OPTIONS, epochs=1), tmp_path / "short")
+    assert "bias" not in load_bundle(tmp_path / "short").thresholds.partners
