@@ -1,7 +1,6 @@
 """What `deploy/try.sh` runs: a fault, and when it is seen on the alerts topic, by webhook, at Alertmanager, on a page.
 
-Each part is a step of its own; those that need what is not there (Prometheus is not installed, …) say so and are left
-out.
+Each part is a step of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import base64
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,16 +20,16 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer
 
-from stream_detector.settings import Settings
 from stream_detector.timestamps import parse
 from tests.servers import KafkaBroker, RedisServer
+from tests.servers.alertmanager import Alertmanager
 from tests.servers.process import free_port
+from tests.servers.prometheus import Prometheus
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "stream_detector"]
@@ -158,9 +156,8 @@ def configure(walk: Walk, bundle: Path) -> None:
         f'[redis]\nurl = "{walk.redis}"',
         f"[bundle]\npath = {json.dumps(str(bundle.resolve()))}",
         f"[metrics]\nport = {walk.port('metrics')}",
+        f"[page]\nenabled = true\nport = {walk.port('page')}",
     ]
-    if "page" in Settings.model_fields:
-        lines.append(f"[page]\nenabled = true\nport = {walk.port('page')}")
     (walk.folder / "detector.toml").write_text("\n\n".join(lines) + "\n")
 
 
@@ -219,9 +216,6 @@ def on_topic(walk: Walk, fault: Fault) -> str | None:
 
 def webhooks(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
     """`stream-detector webhooks`, and `deploy/receiver.py` with a secret of its own to receive them."""
-    if "webhooks" not in Settings.model_fields:
-        walk.say("left out: webhooks (this version has no such command)")
-        return None
     secret, config = walk.folder / "webhook-secret", walk.folder / "webhooks.toml"
     secret.write_text("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
     url = f"http://127.0.0.1:{walk.port('receiver')}/"
@@ -245,16 +239,13 @@ def webhooks(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
 
 def monitoring(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
     """Prometheus with the rules, and Alertmanager."""
-    prometheus = shutil.which("prometheus")
-    alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-    if prometheus is None or alertmanager is None:
-        walk.say("left out: Prometheus and Alertmanager: apt-get install prometheus prometheus-alertmanager")
-        return None
+    text = (ROOT / "deploy" / "compose" / "alertmanager.yml").read_text()
+    alertmanager = walk.stack.enter_context(Alertmanager(text))
     rules = [str(path / "*.yml" if path.is_dir() else path) for path in RULES if path.exists()]
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": rules,
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{walk.port('alertmanager')}"]}]}]},
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]},
         "scrape_configs": [
             {
                 "job_name": "stream-detector",
@@ -262,34 +253,11 @@ def monitoring(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
             }
         ],
     }
-    path = walk.folder / "prometheus.yml"
-    path.write_text(json.dumps(config))  # JSON is YAML
-    walk.start(
-        "alertmanager",
-        [
-            alertmanager,
-            f"--config.file={ROOT / 'deploy' / 'compose' / 'alertmanager.yml'}",
-            f"--storage.path={walk.folder / 'alertmanager'}",
-            "--cluster.listen-address=",
-            f"--web.listen-address=127.0.0.1:{walk.port('alertmanager')}",
-        ],
-    )
-    walk.start(
-        "prometheus",
-        [
-            prometheus,
-            f"--config.file={path}",
-            f"--storage.tsdb.path={walk.folder / 'prometheus'}",
-            f"--web.listen-address=127.0.0.1:{walk.port('prometheus')}",
-        ],
-    )
-    for name in ("prometheus", "alertmanager"):
-        walk.wait(name, partial(answer, f"http://127.0.0.1:{walk.port(name)}/-/ready"))
-        walk.say(f"{name}: http://127.0.0.1:{walk.port(name)}")
+    prometheus = walk.stack.enter_context(Prometheus(json.dumps(config)))  # JSON is YAML
+    walk.say(f"Prometheus at {prometheus.url}, Alertmanager at {alertmanager.url}")
 
     def seen(walk: Walk, fault: Fault) -> str | None:
-        text = answer(f"http://127.0.0.1:{walk.port('alertmanager')}/api/v2/alerts")
-        alerts = json.loads(text or "[]")
+        alerts = alertmanager.get("/api/v2/alerts")
         found = next((alert for alert in alerts if alert["labels"]["alertname"] == "SensorAlert"), None)
         return None if found is None else f"SensorAlert, {found['annotations']['summary']}"
 
@@ -298,9 +266,6 @@ def monitoring(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
 
 def page(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
     """The live page: what it is told to show."""
-    if "page" not in Settings.model_fields:
-        walk.say("left out: the page (this version has none)")
-        return None
 
     def seen(walk: Walk, fault: Fault) -> str | None:
         """Look at the page's stream for a second or two."""
@@ -308,10 +273,11 @@ def page(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
             with urllib.request.urlopen(f"http://127.0.0.1:{walk.port('page')}/stream", timeout=2) as stream:
                 until = time.monotonic() + 2
                 while time.monotonic() < until:
-                    line = stream.readline().decode(errors="replace")
-                    if fault.sensor in line and "firing" in line:
+                    field, _, text = stream.readline().decode().partition(": ")
+                    told = json.loads(text) if field == "data" else {}
+                    if any(_shown(alert, fault) for alert in told.get("overview", {}).get("alerts", [])):
                         return f"{fault.sensor} is firing on http://127.0.0.1:{walk.port('page')}/"
-        except OSError:
+        except (OSError, ValueError):  # not there yet, or ended within a line
             pass
         return None
 
@@ -330,6 +296,10 @@ def answer(url: str) -> str | None:
 def _about(alert: dict[str, Any], fault: Fault) -> bool:
     began = parse(alert["started_at"], UTC) / 1_000
     return bool(alert["sensor_id"] == fault.sensor and alert["status"] == "firing" and began >= fault.began - 5)
+
+
+def _shown(alert: dict[str, Any], fault: Fault) -> bool:
+    return bool(alert["id"] == fault.sensor and alert["from"] / 1_000 >= fault.began - 5)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

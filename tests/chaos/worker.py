@@ -149,7 +149,7 @@ class RmsScorer:
     length = LENGTH
     device = "numpy"
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         """No model, no device."""
 
     def load(self) -> None:
