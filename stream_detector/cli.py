@@ -373,13 +373,15 @@ def explain(
     from stream_detector.codec import Decoder
     from stream_detector.explain import alerts_of_file, alerts_of_topic, explain, reading_files, reading_topic
 
-    opened = open_bundle(settings, bundle)
-    decoder = Decoder(opened.manifest.features, settings.columns, settings.events)
     if data:
         found = alerts_of_file(Path(alerts or ""), alert_id)
-        read = reading_files(data, decoder, columns.split(",") if columns else None, _period(period))
     else:
         found = alerts_of_topic(settings, alerts or settings.topics.alerts, alert_id, since_ms)
+    opened = open_bundle(settings, bundle, found[-1].model.version)
+    decoder = Decoder(opened.manifest.features, settings.columns, settings.events)
+    if data:
+        read = reading_files(data, decoder, columns.split(",") if columns else None, _period(period))
+    else:
         read = reading_topic(settings, decoder)
     explanations = explain(found, opened, settings, read)
     worst = max(explanations, key=lambda one: one.alert.score)

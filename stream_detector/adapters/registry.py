@@ -157,20 +157,20 @@ class Registry:
         return "/".join([self.root.rstrip("/"), *names])
 
 
-def open_bundle(settings: Settings, path: str | None = None) -> Bundle:
+def open_bundle(settings: Settings, path: str | None = None, version: str | None = None) -> Bundle:
     """The verified bundle that settings name and are for; ``path`` (from ``--bundle``) wins.
 
-    Raises `BundleError` or `SettingsError`.
+    Of a registry it is the current one, or the ``version`` asked for. Raises `BundleError` or `SettingsError`.
     """
-    return checked(settings, load_from(located(settings, path)))
+    return checked(settings, load_from(located(settings, path), version))
 
 
-def load_from(location: str) -> Bundle:
-    """The bundle in a folder, or the current one of a registry. Raises `BundleError` or `SettingsError`."""
+def load_from(location: str, version: str | None = None) -> Bundle:
+    """The bundle in a folder, or a version of a registry (the current one). See `open_bundle` for what it raises."""
     registry = _registry(location)
     if registry is None:
         return load_bundle(location)
-    return registry.load(_current(registry))
+    return registry.load(version or _current(registry))
 
 
 def version_at(location: str) -> str:

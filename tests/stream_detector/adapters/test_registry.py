@@ -50,6 +50,7 @@ def test_what_was_added_can_be_listed_promoted_and_loaded(location: str, tmp_pat
     assert version_at(location) == versions[1]
     found = load_from(location)
     assert (found.manifest.version, found.model) == (versions[1], b"model of day 2")
+    assert load_from(location, versions[2]).model == b"model of day 3"
     assert registry.load(versions[0]).model == b"model of day 1"
     assert registry.manifest(versions[2]).created == "2026-11-03T10:00:00.000Z"
 
