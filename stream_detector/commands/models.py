@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stream_detector.commands.terminal import Config, out, read_settings
 from stream_detector.errors import SettingsError
 from stream_detector.text import visible
 
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from stream_detector.adapters.registry import Registry
 
 app = typer.Typer(no_args_is_help=True, help="Versions of a bundle in a registry: which there are, which one judges.")
-out = Console(soft_wrap=True)
 
 Where = Annotated[
     str | None, typer.Option("--registry", metavar="DIR|URL", help="The registry; bundle.path if not given.")
 ]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML); the environment wins over it.")]
 Version = Annotated[str, typer.Argument(help="As `models list` names it.")]
 
 
@@ -88,9 +86,8 @@ def _point(version: str) -> None:
 
 def _registry(location: str | None, config: Path | None) -> Registry:
     from stream_detector.adapters.registry import Registry
-    from stream_detector.settings import load_settings
 
-    location = location or load_settings(config).bundle.path
+    location = location or read_settings(config).bundle.path
     if location is None:
         raise SettingsError("no registry: give --registry DIR or a URL, or set bundle.path")
     return Registry(location)
