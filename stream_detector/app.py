@@ -6,6 +6,7 @@ import gc
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -279,11 +280,13 @@ def replay(
     )
     service = Service(pipeline, scorer)
     before = {number: signal.signal(number, service.stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    page = None if listener is None else page_of(pipeline, listener, lambda: _stage(service))
+    ended = threading.Event()
+    page = None if listener is None else page_of(pipeline, listener, lambda: _stage(service, ended.is_set()))
     try:
         if page is not None and showing is not None:
             open_page(page, showing)
         code = service.run()
+        ended.set()
         write_report(out / "report.html", recorder)
         if code:  # stopped by a signal: the report shows how far it came
             sys.exit(code)
@@ -298,7 +301,7 @@ def replay(
     return recorder
 
 
-def _stage(service: Service) -> tuple[bool, str]:
-    """How far a replay is, for its page."""
+def _stage(service: Service, ended: bool) -> tuple[bool, str]:
+    """How far a replay is, for its page; ``ended`` when all is published."""
     well, words = service.ready()
-    return well, ("the replay has ended" if service.finished else "replaying") if well else words
+    return well, ("the replay has ended" if ended else "replaying") if well else words

@@ -250,7 +250,7 @@ def test_a_replay_that_is_stopped_says_so_and_keeps_what_it_has(
 def test_a_replay_that_serves_stays_and_shows_what_it_saw(
     run: Run, plant: Plant, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port, sensor = free_port(), rows(plant)[0]["sensor_id"]
+    port, sensor = free_port(), plant.faults[0].sensor
     monkeypatch.setenv("STREAM_DETECTOR__PAGE__PORT", str(port))
     over = threading.Event()
     told: dict[str, Any] = {}
@@ -280,7 +280,9 @@ def test_a_replay_that_serves_stays_and_shows_what_it_saw(
     assert f"live page: http://127.0.0.1:{port}/" in done.out
     assert "the live page stays; Ctrl-C ends it" in done.out
     assert told["about"]["sensors"] == 2
-    assert told["sensor"]["spans"] or told["overview"]["fleet"][1]["id"] != sensor
+    assert {one["id"] for one in told["overview"]["fleet"]} == {row["sensor_id"] for row in rows(plant)}
+    alerts = {one["id"] for one in lines(tmp_path / "out" / "alerts.jsonl") if one["sensor_id"] == sensor}
+    assert len(told["sensor"]["spans"]) == len(alerts) > 0
     scores = [one for one in lines(tmp_path / "out" / "scores.jsonl") if one["sensor_id"] == sensor]
     assert told["sensor"]["newest"]["score"] == scores[-1]["score"]
     assert told["sensor"]["worst"]["score"] == max(one["score"] for one in scores)
