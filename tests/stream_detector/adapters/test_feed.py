@@ -32,7 +32,7 @@ def test_topics_that_are_missing_are_created(kafka_broker: KafkaBroker) -> None:
     kafka_broker.create_topics({settings.topics.events: 2})
     created = create_topics(settings, partitions=3, replicas=1)
     topics = settings.topics
-    assert created == [topics.scores, topics.alerts, topics.dead_letters]
+    assert created == [topics.scores, topics.alerts, topics.dead_letters, topics.webhook_dead_letters]
     assert create_topics(settings, partitions=3, replicas=1) == []
     more = settings.model_copy(update={"publish": Publish(embeddings=True)})
     assert create_topics(more, partitions=3, replicas=1) == [topics.embeddings]
