@@ -55,9 +55,7 @@ dashboards: setup-dev  ## write deploy/grafana/dashboards anew from its code
 	$(BIN)/python -m deploy.grafana
 
 browser:
-	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
-		command -v $$name >/dev/null && exit 0; done; \
-		echo 'Chromium is needed to test the live page: apt-get install chromium' >&2; exit 1
+	tests/servers/browser.sh
 
 screenshot: setup-dev browser  ## docs/page.png anew, of what make demo has left in demo-out
 	$(BIN)/python -m tests.screenshot demo-out/bundle demo-out/data/stream.csv docs/page.png
