@@ -220,7 +220,8 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None) ->
             return Judging(other, model_of(manifest), rules_of(manifest, own), own, heartbeats_of(manifest, own))
 
         every = asked.bundle.reload / 1_000
-        reload = Reload(location, model.version, pipeline.rules, prepare, metrics.reload_failed, every)
+        told = metrics.reload_failed, metrics.reload_recovered
+        reload = Reload(location, model.version, pipeline.rules, prepare, *told, every)
         signal.signal(signal.SIGHUP, lambda number, frame: reload.wake())
     service = Service(pipeline, scorer, reload=reload, served=metrics.serving)
     for number in (signal.SIGINT, signal.SIGTERM):

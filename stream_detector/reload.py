@@ -44,11 +44,16 @@ class Reload:
         rules: Rules,
         prepare: Callable[[Bundle], Judging],
         failed: Callable[[], None],
+        recovered: Callable[[], None],
         every: float,
     ) -> None:
-        """``judging`` is the version that does; ``every`` in seconds; ``failed`` is called for one that will not do."""
+        """``judging`` is the version that does; ``every`` in seconds.
+
+        ``failed`` is called for one that will not do, ``recovered`` when the one that judges is there again after that.
+        """
         self.location, self.judging, self.rules = location, judging, rules
-        self.prepare, self.failed, self.every = prepare, failed, every
+        self.prepare, self.failed, self.recovered, self.every = prepare, failed, recovered, every
+        self.ill = False  # whether the last look came to nothing
         self.refused = ""  # why the last look came to nothing: told once, not each time
         self._ready: Judging | None = None
         self._lock = threading.Lock()
@@ -82,7 +87,9 @@ class Reload:
         try:
             version = version_at(self.location)
             if version == self.judging:
-                self.refused = ""
+                if self.ill:
+                    self.recovered()
+                self.ill, self.refused = False, ""
                 return
             bundle = load_from(self.location)
             self._check(bundle)
@@ -94,7 +101,8 @@ class Reload:
             self._refuse(f"{self.location}: {type(error).__name__}: {error}")
             return
         with self._lock:
-            self._ready, self.judging, self.refused = ready, bundle.manifest.version, ""
+            self._ready, self.judging = ready, bundle.manifest.version
+            self.ill, self.refused = False, ""
 
     def _check(self, bundle: Bundle) -> None:
         made, rules = bundle.manifest, self.rules
@@ -110,6 +118,7 @@ class Reload:
                 )
 
     def _refuse(self, why: str) -> None:
+        self.ill = True
         if why != self.refused:
             self.refused = why
             self.failed()

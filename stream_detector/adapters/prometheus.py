@@ -200,6 +200,10 @@ class PrometheusObserver:
         self._reload.set(0)
         self._reloads.labels("failure").inc()
 
+    def reload_recovered(self) -> None:
+        """The bundle that judges is there again: nothing is left to load."""
+        self._reload.set(1)
+
     def took(self, stage: str, seconds: float) -> None:
         self._stages.labels(self._bounded("stage", stage)).observe(seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,9 @@ class Watcher:
     """A `Reload` of a folder whose looks are called by hand; models are made of nothing."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.failures = folder, 0
+        self.folder, self.failures, self.recoveries = folder, 0, 0
         version = write(folder).version
-        self.reload = Reload(str(folder), version, MADE, self.prepare, self.failed, 3_600)
+        self.reload = Reload(str(folder), version, MADE, self.prepare, self.failed, self.recovered, 3_600)
         self.broken: Exception | None = None
 
     def prepare(self, bundle: Bundle) -> Judging:
@@ -43,6 +44,9 @@ class Watcher:
 
     def failed(self) -> None:
         self.failures += 1
+
+    def recovered(self) -> None:
+        self.recoveries += 1
 
     def look(self) -> Judging | None:
         self.reload.look()
@@ -106,6 +110,19 @@ def test_one_that_fails_to_load_is_tried_again(watcher: Watcher, broken: Excepti
     watcher.broken = None
     assert watcher.look() is not None
     assert watcher.failures == 1
+
+
+def test_going_back_to_the_one_that_judges_ends_the_trouble(watcher: Watcher, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(watcher.folder, before)
+    write(watcher.folder, b"another", length=16)
+    assert watcher.look() is None
+    watcher.reload.wake()  # forgets what was told, not that it went wrong
+    shutil.rmtree(watcher.folder)
+    before.rename(watcher.folder)
+    for _ in range(2):
+        assert watcher.look() is None
+    assert (watcher.failures, watcher.recoveries) == (1, 1)
 
 
 def test_a_bundle_that_is_gone_or_damaged_changes_nothing(watcher: Watcher) -> None:
