@@ -11,11 +11,12 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.adapters.memory import Silent
 from stream_detector.adapters.page.board import Scored, Seen
 from stream_detector.events import Alert, Errors, Float32, Partition, Slice, State, Windows
 from stream_detector.ports import Delivery, Firing
@@ -78,7 +79,7 @@ class Standing:
     batch: dict[str, float] = field(default_factory=dict)  # seconds of the last batch, by stage
 
 
-class Listener:
+class Listener(Silent):
     """`ports.Observer` for the page."""
 
     def __init__(self) -> None:
@@ -114,12 +115,6 @@ class Listener:
         self.standing.events += events
         self.standing.rejects += sum(rejects.values())
 
-    def started(self, device: str) -> None:
-        """See `ports.Observer.started`."""
-
-    def interrupted(self, reason: Literal["unavailable", "fenced"]) -> None:
-        """See `ports.Observer.interrupted`."""
-
     def scored(self, partition: Partition, windows: Windows, errors: Errors) -> None:
         """See `ports.Observer.scored`."""
         with self._unharmed():
@@ -151,9 +146,6 @@ class Listener:
             }
             if states or delivery.alerts:
                 self.inbox.put(Told(list(delivery.alerts), states), RECORD * len(delivery.alerts) + 100 * len(states))
-
-    def reconciled(self, partition: Partition, case: str) -> None:
-        """See `ports.Observer.reconciled`."""
 
     def gauges(
         self,
