@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that runs without containers, on this machine and on loopback: Kafka, Redis, a simulated plant, the service
-# and, where they are there, webhooks, Prometheus, Alertmanager and the page. Something breaks; then you see when who knew.
+# with its page, webhooks, Prometheus, Alertmanager. Something breaks; then you see when who knew.
 #
 #     deploy/try.sh             a minute or two after set-up; everything ends by itself
 #     deploy/try.sh --keep      … stays until Ctrl-C

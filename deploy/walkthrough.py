@@ -115,7 +115,7 @@ def main() -> None:
             configure(walk, given.bundle or trained(walk))
             walk.run("topics", "--config", folder / "detector.toml")
             walk.say("topics are there")
-            stages: list[tuple[str, Callable[[Walk, Fault], str | None] | None]] = [
+            stages: list[tuple[str, Callable[[Walk, Fault], str | None]]] = [
                 ("alerts topic", on_topic),
                 ("webhook", webhooks(walk)),
                 ("Prometheus and Alertmanager", monitoring(walk)),
@@ -123,7 +123,7 @@ def main() -> None:
             ]
             service(walk)
             fault = broken(walk, given.fault)
-            watch(walk, fault, {name: seen for name, seen in stages if seen is not None})
+            watch(walk, fault, dict(stages))
             if given.keep:
                 walk.say(f"it all runs on; Ctrl-C ends it; ports: {walk.ports}, Kafka {walk.broker}; logs in {folder}")
                 signal.pause()
@@ -214,7 +214,7 @@ def on_topic(walk: Walk, fault: Fault) -> str | None:
     return found and f"{found[1]['summary']} (published {found[0] - fault.began:.1f} s after the fault)"
 
 
-def webhooks(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
+def webhooks(walk: Walk) -> Callable[[Walk, Fault], str | None]:
     """`stream-detector webhooks`, and `deploy/receiver.py` with a secret of its own to receive them."""
     secret, config = walk.folder / "webhook-secret", walk.folder / "webhooks.toml"
     secret.write_text("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
@@ -237,7 +237,7 @@ def webhooks(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
     return seen
 
 
-def monitoring(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
+def monitoring(walk: Walk) -> Callable[[Walk, Fault], str | None]:
     """Prometheus with the rules, and Alertmanager."""
     text = (ROOT / "deploy" / "compose" / "alertmanager.yml").read_text()
     alertmanager = walk.stack.enter_context(Alertmanager(text))
@@ -264,7 +264,7 @@ def monitoring(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
     return seen
 
 
-def page(walk: Walk) -> Callable[[Walk, Fault], str | None] | None:
+def page(walk: Walk) -> Callable[[Walk, Fault], str | None]:
     """The live page: what it is told to show."""
 
     def seen(walk: Walk, fault: Fault) -> str | None:
