@@ -13,6 +13,7 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
+from stream_detector.adapters.kafka.alerts import KafkaAlerts
 from stream_detector.codec import Decoder
 from stream_detector.events import Model, Origin, Partition, Reject, Score, Slice
 from stream_detector.ports import Delivery
@@ -154,7 +155,7 @@ def delivery(
 
 
 @contextmanager
-def polled(source: KafkaSource) -> Iterator[None]:
+def polled(source: KafkaSource | KafkaAlerts) -> Iterator[None]:
     """Meanwhile another thread polls ``source``, as another worker would."""
     over = threading.Event()
 
