@@ -35,10 +35,11 @@ from stream_detector.events import Bool, Events
 from stream_detector.settings import Settings
 from stream_detector.timestamps import parse, rfc3339
 from training.baselines import History, Judged, available, judge
+from training.calibrate import BUDGET
 from training.metrics import changepoints, events, hit_rate, nab, rows, spans_of, vus_pr
 from training.options import ALONE, Session, TrainOptions
 from training.report import Summary
-from training.train import BUDGET, train
+from training.train import train
 
 BUDGETS = (0.1, 1.0, 10.0)  # alerts per sensor and day, to see whether the promise holds
 CUTS = 3  # normal stretches that are cut out of each stream, to see whether row numbers matter
@@ -312,7 +313,7 @@ def baselines(name: str, streams: Sequence[Stream], scored: Sequence[Stream], pl
         console.print(line)
     found = {}
     for one in usable:
-        said = judge(one.fit, learnt, given, run=plan.window, budget=max(BUDGET, 1 / held), policy=Settings().alerts)
+        said = judge(one.fit, learnt, given, budget=max(BUDGET, 1 / held), policy=Settings().alerts)
         found[one.name] = [figures(name, scored, said)]
     return found
 

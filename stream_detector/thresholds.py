@@ -3,14 +3,15 @@
 The budget is in alerts per sensor and day. The method is peaks over threshold (Coles 2001, *An Introduction
 to Statistical Modeling of Extreme Values*, ch. 4 and 5; Siffer et al. 2017, *Anomaly Detection in Streams
 with Extreme Value Theory*): errors above a high level come in clusters (overlapping windows share events, so
-one odd event lifts many windows); the clusters are told apart by the runs method, the largest excess of each
-follows a generalised Pareto distribution, and the threshold is where clusters become as rare as the budget
-says::
+one odd event lifts many windows); a cluster is what the service makes one alert of, by its default settings;
+the largest excess of each follows a generalised Pareto distribution, and the threshold is where clusters
+become as rare as the budget says::
 
     clusters a day above the level * P(excess > threshold - level) = budget
 
-One cluster counts as one alert. The service asks for several anomalous windows in a row before it alerts,
-hence has fewer alerts than the budget on data like that of the calibration.
+A budget that is larger than what comes above the level is counted instead of fitted. Lower thresholds give more
+alerts only up to a point, below which one alert runs into the next: no threshold is below that point, so that a
+budget beyond what a sensor can have is not spent on one alert that never ends.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scipy.stats import genpareto
 
 from stream_detector.errors import DataError, SettingsError
 from stream_detector.events import Bool, Float64
+from stream_detector.policy import Alerts
 
 Method: TypeAlias = Literal["evt", "quantile", "fixed"]
 
@@ -41,6 +43,7 @@ SHAPES = (
 OWN_WINDOWS = 500  # calibration windows from which a sensor gets a threshold of its own …
 OWN_PEAKS = 30  # … if they also hold this many peaks
 GLOBAL = "*"
+ALERTS = Alerts()  # the rules that budgets are for; who sets others has fewer alerts, or more
 
 
 class Series(NamedTuple):
@@ -65,7 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     name: str  # "*" or the sensor (a group's name, once there are groups)
     threshold: float
-    expected_alerts_per_day: float  # per sensor, before the service's own hysteresis
+    expected_alerts_per_day: float  # per sensor
     windows: int  # calibration windows behind it
     tail: Tail
 
@@ -89,26 +92,23 @@ class Thresholds(msgspec.Struct, frozen=True):
         return np.array([entry.threshold for entry in self.entries])
 
 
-def fit_thresholds(
-    series: Mapping[str, Series], run: int, method: Method = "evt", parameter: float = 0.1
-) -> Thresholds:
+def fit_thresholds(series: Mapping[str, Series], method: Method = "evt", parameter: float = 0.1) -> Thresholds:
     """A global threshold, and one for each sensor with `OWN_WINDOWS` windows and `OWN_PEAKS` peaks.
 
-    ``run`` is the number of windows below a level that ends a cluster: at least as many as share an event,
-    that is window length / stride, rounded up. ``parameter`` is alerts per sensor and day for ``evt``, a
-    quantile in (0, 1) for ``quantile``, the threshold itself for ``fixed``. Raises `DataError` if there is no
-    error at all, `SettingsError` if the parameter makes no sense.
+    ``parameter`` is alerts per sensor and day for ``evt``, a quantile in (0, 1) for ``quantile``, the threshold
+    itself for ``fixed``. Raises `DataError` if there is no error at all, `SettingsError` if the parameter makes
+    no sense.
     """
     usable = {sensor: one for sensor, one in series.items() if len(one.errors)}
     check_method(method, parameter)
     _check(usable)
-    entries = [_entry(GLOBAL, list(usable.values()), run, method, parameter)]
+    entries = [_entry(GLOBAL, list(usable.values()), method, parameter)]
     sensors: dict[str, int] = {}
     if method != "fixed":
         for sensor, one in sorted(usable.items()):
             if len(one.errors) < OWN_WINDOWS:
                 continue
-            entry = _entry(sensor, [one], run, method, parameter)
+            entry = _entry(sensor, [one], method, parameter)
             if entry.tail.peaks >= OWN_PEAKS:
                 sensors[sensor] = len(entries)
                 entries.append(entry)
@@ -123,20 +123,20 @@ def check_method(method: Method, parameter: float) -> None:
         raise SettingsError(f"threshold method {method!r}: {parameter} will not do; give {wanted}")
 
 
-def expected_alerts_per_day(thresholds: Thresholds, series: Mapping[str, Series], run: int) -> float:
-    """Mean over the sensors of the clusters a day beyond the threshold that applies to each.
+def expected_alerts_per_day(thresholds: Thresholds, series: Mapping[str, Series]) -> float:
+    """Mean over the sensors of the alerts a day at the threshold that applies to each.
 
     Beyond a tail's level from the fitted tail, which can be far rarer than anything seen; below it, counted.
     """
     rates = [
-        alert_rate(entry.tail, entry.threshold, [one], run)
+        alert_rate(entry.tail, entry.threshold, [one])
         for sensor, one in series.items()
         for entry in (thresholds.entries[thresholds.sensors.get(sensor, 0)],)
     ]
     return float(np.mean(rates)) if rates else 0.0
 
 
-def fit_tail(series: Sequence[Series], run: int) -> Tail:
+def fit_tail(series: Sequence[Series]) -> Tail:
     """Level, cluster rate and generalised Pareto tail of errors that are pooled from one or more sensors.
 
     The level is the highest of `LEVELS` with `ENOUGH_PEAKS` clusters above it, else the one with most. It
@@ -147,7 +147,7 @@ def fit_tail(series: Sequence[Series], run: int) -> Tail:
     level, peaks = float(pooled.max()), np.empty(0)
     for quantile in LEVELS:
         candidate = float(np.quantile(pooled, quantile))
-        found = np.concatenate([cluster_peaks(one.errors, candidate, run) for one in series])
+        found = np.concatenate([alert_peaks(one.errors, candidate) for one in series])
         if len(found) > len(peaks):
             level, peaks = candidate, found
         if len(peaks) >= ENOUGH_PEAKS:
@@ -184,52 +184,60 @@ def without_outliers(peaks: Float64, level: float) -> Float64:
     return kept if len(kept) >= (1 - MOST_OUTLIERS) * len(peaks) else peaks
 
 
-def cluster_peaks(errors: Float64, level: float, run: int) -> Float64:
-    """The largest error of each cluster above the level; ``run`` windows in a row at or below it end one."""
+def alert_peaks(errors: Float64, level: float) -> Float64:
+    """The largest error of each alert that there would be if ``level`` were the threshold of errors (n) in time order.
+
+    As in `alerts`, one is over after `ALERTS.resolve_windows` windows in a row below `ALERTS.resolve_below` of it.
+    """
     above = np.flatnonzero(errors > level)
     if not len(above):
         return np.empty(0)
-    starts = np.flatnonzero(np.diff(above, prepend=above[0] - run - 1) > run)
-    return np.maximum.reduceat(errors[above], starts)
+    places = np.arange(len(errors))
+    lasting = np.maximum.accumulate(np.where(errors < ALERTS.resolve_below * level, -1, places))  # last that was not
+    ends = np.cumsum(places - lasting >= ALERTS.resolve_windows)  # (n) rises wherever an alert would be over
+    return np.maximum.reduceat(errors[above], np.flatnonzero(np.diff(ends[above], prepend=-1)))
 
 
-def alert_rate(tail: Tail, threshold: float, series: Sequence[Series], run: int) -> float:
-    """Clusters above a threshold per sensor and day."""
+def alert_rate(tail: Tail, threshold: float, series: Sequence[Series]) -> float:
+    """Alerts at a threshold per sensor and day."""
     if threshold >= tail.level:
         return tail.rate * float(genpareto.sf(threshold - tail.level, tail.shape, scale=tail.scale))
-    return _counted_rate(series, threshold, run)
+    return _counted_rate(series, threshold)
 
 
-def _entry(name: str, series: Sequence[Series], run: int, method: Method, parameter: float) -> Entry:
-    tail = fit_tail(series, run)
+def _entry(name: str, series: Sequence[Series], method: Method, parameter: float) -> Entry:
+    tail = fit_tail(series)
     if method == "evt":
-        threshold = _solve(tail, parameter, series, run)
+        threshold = _solve(tail, parameter, series)
     elif method == "quantile":
         threshold = float(np.quantile(np.concatenate([one.errors for one in series]), parameter))
     else:
         threshold = parameter
     threshold = max(threshold, FLOOR)
     windows = sum(len(one.errors) for one in series)
-    return Entry(name, threshold, alert_rate(tail, threshold, series, run), windows, tail)
+    return Entry(name, threshold, alert_rate(tail, threshold, series), windows, tail)
 
 
-def _solve(tail: Tail, budget: float, series: Sequence[Series], run: int) -> float:
-    """Where clusters are as rare as the budget: in the fitted tail, or counted if that is below its level."""
+def _solve(tail: Tail, budget: float, series: Sequence[Series]) -> float:
+    """Where alerts are as rare as the budget: in the fitted tail, or counted if that is below its level.
+
+    Counted, it is the highest threshold with so many, or, where none has, the one with most.
+    """
     if budget < tail.rate:
         return tail.level + float(genpareto.isf(budget / tail.rate, tail.shape, scale=tail.scale))
     pooled = np.concatenate([one.errors for one in series])
-    threshold = tail.level
-    for candidate in np.unique(np.quantile(pooled, np.linspace(0.02, 1, 99)))[::-1]:
-        if candidate >= tail.level:
-            continue
-        if _counted_rate(series, float(candidate), run) > budget:
+    threshold, most = tail.level, tail.rate
+    for candidate in np.unique(np.quantile(pooled, np.linspace(0.02, 1, 99)))[::-1].tolist():
+        rate = _counted_rate(series, candidate)
+        if candidate < tail.level and rate > most:
+            threshold, most = candidate, rate
+        if most >= budget:
             break
-        threshold = float(candidate)
     return threshold
 
 
-def _counted_rate(series: Sequence[Series], threshold: float, run: int) -> float:
-    return sum(len(cluster_peaks(one.errors, threshold, run)) for one in series) / sum(one.days for one in series)
+def _counted_rate(series: Sequence[Series], threshold: float) -> float:
+    return sum(len(alert_peaks(one.errors, threshold)) for one in series) / sum(one.days for one in series)
 
 
 def _fit_pareto(excess: Float64) -> tuple[float, float]:

@@ -164,16 +164,14 @@ def judge(
     train: Mapping[str, History],
     streams: Mapping[str, History],
     *,
-    run: int,
     budget: float,
     policy: Alerts,
 ) -> dict[str, Judged]:
     """What a baseline says of each stream under the product's rules.
 
-    A sensor with `OWN_ROWS` training rows has a fit of its own, others share one of all rows. ``run`` is how many
-    quiet rows end a cluster of large errors, see `thresholds.fit_thresholds`; ``budget`` is false alarms per sensor
-    and day. Missing values are filled with the last one, or the training mean. Raises `DataError` if there is nothing
-    to fit on.
+    A sensor with `OWN_ROWS` training rows has a fit of its own, others share one of all rows. ``budget`` is false
+    alarms per sensor and day. Missing values are filled with the last one, or the training mean. Raises `DataError`
+    if there is nothing to fit on.
     """
     if sum(len(history.values) for history in train.values()) < 2:
         raise DataError("no rows to train the baselines on; check the training files and the column names")
@@ -191,7 +189,7 @@ def judge(
         cut = _cut(values)
         score = fitted[sensor] = fit(values[:cut]) if len(values) >= OWN_ROWS else shared()
         held[sensor] = Series(score(values[cut:]), train[sensor].days * (len(values) - cut) / len(values))
-    thresholds = fit_thresholds(held, run, "evt", budget)
+    thresholds = fit_thresholds(held, "evt", budget)
     found = {}
     for sensor, stream in streams.items():
         score = fitted[sensor] if sensor in fitted else shared()

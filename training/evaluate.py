@@ -121,7 +121,6 @@ def evaluate(
                 baseline.fit,
                 _histories(learnt),
                 _histories(found.streams),
-                run=manifest.length,
                 budget=_budget(bundle),
                 policy=settings.alerts,
             )

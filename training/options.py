@@ -33,7 +33,7 @@ class TrainOptions:
     partners: bool = True  # whether the score has parts beside the model's: see `adapters.partners`
     threshold: Method = "evt"
     # Alerts per sensor and day; of the other methods: the quantile, the threshold. None: `BUDGET`, or as few as the
-    # data can tell of (`training.train`).
+    # data can tell of (`training.calibrate`).
     budget: float | None = None
     max_windows: int = 20_000  # to fit on; a seventh of it each for validation and for statistics
     seed: int = 0
@@ -50,6 +50,11 @@ class TrainOptions:
     def step(self) -> int:
         """The stride in effect."""
         return self.stride if self.stride is not None else max(1, self.length // 8)
+
+    @property
+    def held_out(self) -> int:
+        """Windows to validate on at most, and as many for statistics."""
+        return max(1, self.max_windows // 7)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from stream_detector.adapters.keras import CompiledModel
 from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square, within
 from stream_detector.bundle import Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
-from training.calibrate import scale_values
 from training.data import Data
+from training.normal import scale_values
 from training.split import Part, overlap
 
 OWN = 50  # windows: a sensor with as many has a deviation that is half its own, half that of all

@@ -6,7 +6,7 @@ import importlib.metadata
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,74 +14,42 @@ from typing import Any
 import keras
 import msgspec
 import numpy as np
-from keras import ops
 
-from stream_detector.adapters.keras import CompiledModel, buckets_up_to, prepare_backend
-from stream_detector.adapters.partners import jumps
+from stream_detector.adapters.keras import prepare_backend
 from stream_detector.bundle import (
-    ErrorKind,
-    ErrorStatistics,
     Manifest,
     Output,
-    Partner,
     Scaler,
     State,
     check_target,
     write_bundle,
 )
 from stream_detector.errors import DataError
-from stream_detector.events import Events, Float32, Float64, Slice
+from stream_detector.events import Events, Float32, Slice
 from stream_detector.sensors import Rules
 from stream_detector.thresholds import (
     FEW_PEAKS,
-    Series,
-    Thresholds,
-    expected_alerts_per_day,
-    fit_thresholds,
 )
 from stream_detector.timestamps import rfc3339
 from training.autoencoders import Architecture, architecture
 from training.autoencoders.codes import code_layer
 from training.autoencoders.head import classifier, fine_tune
-from training.calibrate import (
-    error_statistics,
-    errors_of,
-    fit_own_scalers,
-    fit_scaler,
-    fit_unit_scaler,
-    scale_values,
-    series_of,
-)
+from training.calibrate import BUDGET, Calibration, calibrate
 from training.checkpoints import open_checkpoints
 from training.data import Data, periods, read
 from training.devices import in_policy, policy
 from training.fit import History, fit
+from training.normal import fit_own_scalers, fit_scaler, fit_unit_scaler, scale_values
 from training.options import ALONE, Session, check_options
 from training.options import TrainOptions as TrainOptions  # it is part of what is called here
-from training.partners import SHORTEST, bias, change, contrasts, level, own_deviations, partner_errors
 from training.portrait import Portrait, portray
 from training.progress import Progress, silent
 from training.report import Picture, Summary, write_report
-from training.split import Part, overlap
+from training.split import Part
 
-BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
-# Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
-SHARES = {"model": 0.1, "change": 0.78, "level": 0.1, "bias": 0.02}
 PORTRAYED = 2_000  # windows whose codes are drawn
 AFTER = ("epochs", "patience", "error", "partners", "threshold", "budget")  # options that no step of learning sees
 LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What is learnt from windows that the optimiser did not see."""
-
-    judge: CompiledModel
-    statistics: ErrorStatistics
-    errors: Float64  # (n) of the data's windows, NaN where they did not serve
-    series: dict[str, Series]
-    thresholds: Thresholds
-    expected: float  # alerts per sensor and day
 
 
 def train(
@@ -114,7 +82,7 @@ def train(
     room = (session.memory, out.resolve().parent)
     data = read(events, _rules(features, options), options.seed, options.label, options.fine_tune, *room)
     sensors, values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n), (n, W, F) raw
-    others, validation = data.gather(Part.VALIDATION, _held_out(options), options.seed)
+    others, validation = data.gather(Part.VALIDATION, options.held_out, options.seed)
     kind = architecture(options.kind, options.seed)
     scaler = fit_scaler(values) if kind.scaling == "standard" else fit_unit_scaler(values)
     scaler = msgspec.structs.replace(scaler, own=fit_own_scalers(data, kind.scaling))
@@ -144,7 +112,7 @@ def train(
     state: State = "pretrained"
     taught = None
     if options.fine_tune:
-        most = {Part.FIT: options.max_windows, Part.VALIDATION: _held_out(options)}
+        most = {Part.FIT: options.max_windows, Part.VALIDATION: options.held_out}
         taught = [data.gather_labelled(part, limit, options.seed) for part, limit in most.items()]
         model, history = _fine_tuned(model, scaler, kind, taught, options, learning)
         output, state = "probability", "fine_tuned"
@@ -182,87 +150,6 @@ def train(
         aside["checkpoints"].clear()
     progress("report", 1, 1, {})
     return replace(summary, version=written.version)
-
-
-def calibrate(
-    model: Any,
-    scaler: Scaler,
-    data: Data,
-    options: TrainOptions,
-    progress: Progress = silent,
-    output: Output = "window",
-) -> Calibration:
-    """Residual statistics on one part of the data, then thresholds on the errors of the part after it.
-
-    Errors are made by the compiled function that the service scores with.
-    """
-    buckets = buckets_up_to(1024)
-    run = overlap(options.length, options.step)
-    sensors, held = data.gather(Part.STATISTICS, _held_out(options), options.seed)  # (n), (n, W, F) raw
-    error = error_kind(options, output)
-    size = (model, options.length, scaler)
-    bare = CompiledModel(*size, ErrorStatistics("mse"), None, buckets, output, options.step)
-    thinned = max(1, int((data.parts == Part.STATISTICS).sum()) // len(held))
-    learns = error in ("mahalanobis", "newest")
-    residuals = bare.residuals(sensors, held) if learns else held[:0]
-    statistics = error_statistics(error, residuals, max(1, run // thinned))
-    if error == "newest":
-        common, own = own_deviations(sensors, ops.convert_to_numpy(jumps(residuals, options.step)))
-        statistics = msgspec.structs.replace(statistics, deviation=common, own=own)
-    progress("calibrate", 1, 2, {"windows": len(held)})
-    judge = CompiledModel(*size, statistics, None, buckets, output, options.step)
-    errors = errors_of(judge, data)
-    series = series_of(errors, data)
-    partners, beside = _partners(data, scaler, options, bare)
-    parts = {"model": series} | {name: series_of(one, data) for name, one in beside.items()}
-    whole = sum(SHARES[name] for name in parts)
-    found = {
-        name: fit_thresholds(one, run, options.threshold, _parameter(options, SHARES[name] / whole, one))
-        for name, one in parts.items()
-    }
-    expected = sum(expected_alerts_per_day(found[name], one, run) for name, one in parts.items())
-    thresholds = msgspec.structs.replace(found.pop("model"), partners=found)
-    statistics = msgspec.structs.replace(statistics, partners=partners)
-    progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
-    judge = CompiledModel(*size, statistics, thresholds, buckets, output, options.step)
-    return Calibration(judge, statistics, errors, series, thresholds, expected)
-
-
-def error_kind(options: TrainOptions, output: Output) -> ErrorKind:
-    """How an error is made of what the model returns: what its partners do not tell, or, without any, the whole."""
-    if output == "probability":
-        return "probability"
-    return options.error or ("newest" if output == "window" and options.partners else "mahalanobis")
-
-
-def _partners(
-    data: Data, scaler: Scaler, options: TrainOptions, judge: CompiledModel
-) -> tuple[tuple[Partner, ...], dict[str, Float64]]:
-    """The score's other parts, and the errors (n) of each.
-
-    None beside a probability, which was taught what counts, nor beside a threshold that was given for the model.
-    """
-    if (
-        not options.partners
-        or judge.output == "probability"
-        or options.threshold == "fixed"
-        or options.length < SHORTEST
-    ):
-        return (), {}
-    found = contrasts(data, scaler, judge)
-    made = [one for one in (change(data, found), level(data, found), bias(data, found)) if one is not None]
-    return tuple(made), {one.name: partner_errors(data, one, found) for one in made}
-
-
-def _parameter(options: TrainOptions, share: float, series: Mapping[str, Series]) -> float:
-    """What a part's thresholds are fitted to: its share of the budget, or what was given for all.
-
-    A budget that nobody asked for is not extrapolated: it is one alert in the time that the part was calibrated on,
-    at least. Seconds of data say nothing of what comes once in two days, and a threshold for it would be blind.
-    """
-    if options.budget is not None:
-        return share * options.budget if options.threshold == "evt" else options.budget
-    return max(share * BUDGET, 1 / sum(one.days for one in series.values() if len(one.errors)))
 
 
 def _aside(session: Session, features: Sequence[str], options: TrainOptions, precision: str) -> dict[str, Any]:
@@ -329,10 +216,6 @@ def _rules(features: Sequence[str], options: TrainOptions) -> Rules:
 def _targets(scaled: Float32, kind: Architecture) -> Float32:
     """What to learn from; a cross-entropy has no bound where a value lies outside of 0..1."""
     return scaled if kind.scaling == "standard" else np.clip(scaled, 0, 1)
-
-
-def _held_out(options: TrainOptions) -> int:
-    return max(1, options.max_windows // 7)
 
 
 def _intervals(data: Data) -> dict[str, float]:
@@ -404,7 +287,7 @@ def _summary(
     used = {
         "fit": fitted,
         "validation": validated,
-        "statistics": min(int((data.parts == Part.STATISTICS).sum()), _held_out(options)),
+        "statistics": min(int((data.parts == Part.STATISTICS).sum()), options.held_out),
         "thresholds": int((~np.isnan(found.errors)).sum()),
     }
     return Summary(
@@ -459,6 +342,11 @@ def _notes(
         notes.append(
             f"calibration covers {days:.3g} sensor days, one alert is budgeted in {1 / options.budget:.3g}: "
             "the threshold is extrapolated"
+        )
+    if options.threshold == "evt" and options.budget is not None and found.expected < options.budget / 2:
+        notes.append(
+            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have, since one alert "
+            f"would run into the next: expect {found.expected:.3g}"
         )
     if options.threshold == "evt" and options.budget is None and found.expected > 2 * BUDGET:
         notes.append(

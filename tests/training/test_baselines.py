@@ -71,7 +71,7 @@ def test_judge_fires_on_what_is_wrong_and_not_on_what_is_right() -> None:
     bad = readings(400, 3)
     bad[200:260, 1] -= 5
     streams = {"a": history(readings(400, 4)), "b": history(bad), "new": history(readings(400, 5))}
-    found = judge(baselines.pca_residual, train, streams, run=16, budget=0.1, policy=Alerts())
+    found = judge(baselines.pca_residual, train, streams, budget=0.1, policy=Alerts())
     assert set(found) == set(streams)
     assert not found["a"].firing.any()
     assert not found["new"].firing.any()
@@ -83,7 +83,7 @@ def test_judge_takes_missing_values_as_the_last_one() -> None:
     train, stream = readings(800, 1), readings(100, 2)
     train[::7, 0] = np.nan
     stream[0, 1] = stream[50, 0] = np.nan
-    found = judge(baselines.ewma_z, {"a": history(train)}, {"a": history(stream)}, run=8, budget=0.1, policy=Alerts())
+    found = judge(baselines.ewma_z, {"a": history(train)}, {"a": history(stream)}, budget=0.1, policy=Alerts())
     assert np.isfinite(found["a"].score).all()
 
 
@@ -95,14 +95,14 @@ def test_judge_of_many_short_histories_shares_one_fit() -> None:
         return lambda stream: np.abs(stream).max(axis=1)
 
     train = {str(at): history(readings(50, at)) for at in range(20)}
-    judge(fit, train, {"0": train["0"]}, run=8, budget=0.1, policy=Alerts())
+    judge(fit, train, {"0": train["0"]}, budget=0.1, policy=Alerts())
     assert fits == [20 * 40]
 
 
 def test_judge_without_anything_to_learn_from() -> None:
     empty = {"a": history(readings(1, 1))}
     with pytest.raises(DataError, match="train the baselines"):
-        judge(baselines.ewma_z, empty, empty, run=8, budget=0.1, policy=Alerts())
+        judge(baselines.ewma_z, empty, empty, budget=0.1, policy=Alerts())
 
 
 def test_the_threshold_comes_from_the_training_part_alone() -> None:
@@ -111,8 +111,7 @@ def test_the_threshold_comes_from_the_training_part_alone() -> None:
     changed = stream.copy()
     changed[200:] += 50
     one, other = (
-        judge(baselines.ewma_z, train, {"a": history(part)}, run=8, budget=0.1, policy=Alerts())
-        for part in (stream, changed)
+        judge(baselines.ewma_z, train, {"a": history(part)}, budget=0.1, policy=Alerts()) for part in (stream, changed)
     )
     np.testing.assert_array_equal(one["a"].score[:200], other["a"].score[:200])
 

@@ -19,11 +19,12 @@ from stream_detector.errors import DataError, SettingsError
 from stream_detector.events import Events, Partition, Slice
 from stream_detector.sensors import Rules
 from stream_detector.windows import windows_of
+from training.calibrate import calibrate
 from training.data import read
 from training.progress import shown
 from training.report import Summary
 from training.split import Part
-from training.train import TrainOptions, calibrate, train
+from training.train import TrainOptions, train
 
 START = 1_795_168_800_000
 OPTIONS = TrainOptions(length=8, stride=2, units=(6,), epochs=3, batch=64, seed=5, budget=2.0)

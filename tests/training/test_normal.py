@@ -7,8 +7,8 @@ import pytest
 
 from stream_detector.bundle import Scaler
 from stream_detector.events import Float32, Float64
-from training.calibrate import RESIDUAL_FLOOR, error_statistics, fit_scaler, scale_values
 from training.data import periods
+from training.normal import RESIDUAL_FLOOR, error_statistics, fit_scaler, scale_values
 
 
 def correlated(count: int, seed: int = 0) -> tuple[Float32, Float64]:
