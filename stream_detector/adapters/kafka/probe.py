@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.codec import has_lz4, has_snappy, has_zstd
 from kafka.errors import (
     LeaderNotAvailableError,
@@ -35,6 +36,7 @@ from stream_detector.settings import Settings
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds for one answer
+SKEW = 10.0  # seconds between two clocks that are synchronised, at the very most
 LIBRARIES = {"lz4": has_lz4, "zstandard": has_zstd, "python-snappy": has_snappy}
 
 
@@ -61,6 +63,7 @@ def probe_kafka(settings: Settings) -> list[Finding]:
                 findings += _approach(server, options)
         topics = within(PATIENCE, admin.describe_topics, list(_needs(settings)))
         findings += _topics(settings, {topic["name"]: topic for topic in topics}, _replicas_needed(settings, admin))
+        findings += _clock(settings, admin, topics)
     except Exception as error:  # whatever it is, it is a finding
         findings.append(Finding("kafka topics", False, str(translate(error, "describing topics"))))
     finally:
@@ -179,6 +182,23 @@ def _told(name: str, settings: Settings, partitions: list[dict[str, Any]], neede
     if needed == 1:
         return f"{told}, min.insync.replicas 1: a lost disk may lose records; 2 is safer"
     return told if needed is None else f"{told}, min.insync.replicas {needed}"
+
+
+def _clock(settings: Settings, admin: Any, topics: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Whether events come from the future: their times are all that Kafka shows of other clocks to who only reads."""
+    name = settings.topics.events
+    numbers = [one["partition_index"] for topic in topics if topic["name"] == name for one in topic["partitions"]]
+    newest = dict.fromkeys((TopicPartition(name, number) for number in numbers), OffsetSpec.MAX_TIMESTAMP)
+    try:
+        found = within(PATIENCE, lambda: admin.list_partition_offsets(newest))
+        ahead = max((one.timestamp for one in found.values()), default=-1) / 1_000 - time.time()
+    except Exception as error:  # no permission, or a broker older than 3.0: told elsewhere where it matters
+        log.debug("%s", translate(error, "asking for the newest event"))
+        return
+    advice = (
+        f"the newest event is {ahead:.0f} s ahead of this machine's clock; synchronise it, the brokers and producers"
+    )
+    yield Finding("kafka clock", ahead < SKEW, advice if ahead >= SKEW else "no event is from the future")
 
 
 def _read_group(settings: Settings) -> None:

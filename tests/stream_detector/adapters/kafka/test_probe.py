@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +40,16 @@ def test_a_missing_topic_is_named_with_a_remedy(cluster: Cluster) -> None:
     [finding] = failures(settings.model_copy(update={"topics": topics}))
     assert finding.what == "kafka topic no-such-topic"
     assert "create the topic" in finding.message
+
+
+@pytest.mark.parametrize("minutes", [-30, 30])
+def test_an_event_from_the_future_is_a_clock_that_is_wrong(cluster: Cluster, minutes: int) -> None:
+    producer = cluster.producer()
+    when = round((time.time() + minutes * 60) * 1_000)
+    producer.send(cluster.topics["events"], b"{}", timestamp_ms=when).get(timeout=30)
+    found = {finding.what: finding for finding in probe_kafka(cluster.settings())}["kafka clock"]
+    assert found.ok == (minutes < 0)
+    assert minutes < 0 or re.match(r"the newest event is 1\d\d\d s ahead of this machine's clock; synch", found.message)
 
 
 @pytest.mark.parametrize(
