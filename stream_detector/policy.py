@@ -18,7 +18,7 @@ class Alerts(Section):
     min_windows: int = Field(1, ge=1)
     min_duration: Duration = 0  # … and from the end of the first of them to that of the last
     resolve_windows: int = Field(5, ge=1)  # windows in a row below `resolve_below` before it resolves
-    resolve_below: float = Field(0.8, gt=0, le=1)
+    resolve_below: float = Field(0.7, gt=0, le=1)
     keep_firing_for: Duration = 0  # … and so long since the last window that was not
     cooldown: Duration = 0  # after it resolved: only a worse one fires before this is over
     major: float = Field(2.0, gt=1)  # peak score from which an alert is major
