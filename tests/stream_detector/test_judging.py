@@ -37,7 +37,7 @@ class Scaled(SumScorer):
     """A model with errors so many times as large and codes so wide, which may tell a part of the score."""
 
     def __init__(self, factor: float, wide: int = 1, parts: bool = True) -> None:
-        self.factor, self.wide, self.parts = np.float32(factor), wide, parts
+        self.factor, self.wide, self.parts = factor, wide, parts
         self.calls = 0
 
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:
@@ -51,9 +51,9 @@ class Scaled(SumScorer):
         first = np.where(values[:, :1, 0] > 90, np.float32(np.nan), values[:, :1, 0] * self.factor)
         return np.repeat(first, self.wide, axis=1).astype(np.float32)
 
-    def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[PartName]) -> Float32:
+    def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[str]) -> Float32:
         assert len(parts) in (0, len(values))
-        return values * self.factor + np.float32(len(parts) > 0)
+        return (values * self.factor + (len(parts) > 0)).astype(np.float32)
 
 
 def test_the_first_group_whose_pattern_fits_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def two(**sections: object) -> Grouped[Judge]:
 
 def test_a_sensor_is_known_if_its_own_bundle_knows_it() -> None:
     assert rules_for(two()).known is None
-    assert rules_for(two(events={"unknown_sensors": "reject"})).known == {"pump-1", "fan-1", "fan-2"}
+    assert rules_for(two(events={"unknown_sensors": "reject"})).known == frozenset({"pump-1", "fan-1", "fan-2"})
 
 
 @pytest.mark.parametrize("missing", ["last", "mean"])
