@@ -43,8 +43,8 @@ def _bundles(settings: Settings, path: str | None) -> Iterator[Finding]:
         _pass_through(common)
     except StreamDetectorError as error:
         yield Finding("device", False, str(error))
-        return
-    yield Finding("device", True, f"a forward pass works on {device_name()}")
+    else:
+        yield Finding("device", True, f"a forward pass works on {device_name()}")
     for name, location in locations(settings, path).items():
         if name:
             what = f"bundle of group {name}"

@@ -21,7 +21,7 @@ from stream_detector.adapters.registry import Registry, open_bundles
 from stream_detector.bundle import Manifest, load_bundle, write_bundle
 from stream_detector.checks import findings
 from stream_detector.errors import BundleError, SettingsError
-from stream_detector.events import Finding, PartName
+from stream_detector.events import Finding
 from stream_detector.groups import Grouped, Grouping
 from stream_detector.judging import Scorers
 from stream_detector.ports import Scorer
@@ -135,12 +135,11 @@ def test_a_mix_of_sensors_scores_as_each_bundle_alone(made: Made) -> None:
     routed = Scorers(Grouped(Grouping({"own": OWN}), scorers[0], scorers[1:]))
     routed.load()
     rng = np.random.default_rng(1)
-    parts: list[PartName] = ["model", "level", "change"]
     for count in (0, 1, 5, 40):
         sensors = [f"pump-{number}" for number in rng.integers(1, 4, count)]
         values = rng.normal(2, 1, (count, 8, len(FEATURES))).astype(np.float32)
-        asked = [parts[number] for number in rng.integers(0, 3, count)]
-        found, expected = routed.score(sensors, values), routed.expect(sensors, values, asked)
+        found = routed.score(sensors, values)
+        expected = routed.expect(sensors, values, found.names)
         for scorer, mine in zip(scorers, (False, True), strict=True):
             places = [at for at, sensor in enumerate(sensors) if (sensor == OWN) == mine]
             names = [sensors[at] for at in places]
@@ -149,7 +148,7 @@ def test_a_mix_of_sensors_scores_as_each_bundle_alone(made: Made) -> None:
             assert part.names == alone.names
             for column in ("score", "error", "threshold", "contributions", "worst_step"):
                 np.testing.assert_allclose(getattr(part, column), getattr(alone, column), rtol=1e-6)
-            view = scorer.expect(names, values[places], [asked[at] for at in places])
+            view = scorer.expect(names, values[places], alone.names)
             np.testing.assert_allclose(expected[places], view, rtol=1e-6)
 
 
@@ -159,11 +158,11 @@ def explained(made: Made, id_: str, *options: object) -> Done:
     return invoke("explain", id_, *given, *options)
 
 
-@pytest.mark.parametrize("options", [(), ("--bundle", "common"), ("--bundle", "own")])
+@pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("mine", [True, False])
-def test_an_alert_is_explained_by_its_sensor_s_bundle(made: Made, mine: bool, options: tuple[str, ...]) -> None:
+def test_an_alert_is_explained_by_its_sensor_s_bundle(made: Made, mine: bool, given: bool) -> None:
     id_ = next(one["id"] for one in lines(made.folder / "both" / "alerts.jsonl") if (one["sensor_id"] == OWN) == mine)
-    done = explained(made, id_, *(made.folder / one if one in ("common", "own") else one for one in options))
+    done = explained(made, id_, *(("--bundle", made.common) if given else ()))
     assert (done.code, done.err) == (0, "")
     assert "the verdict holds" in done.out
 
@@ -280,8 +279,9 @@ def test_a_version_for_one_group_takes_over_while_the_others_keep_theirs(
     registry.promote(first.version)
     common = load_bundle(made.common).manifest
     groups: dict[str, Any] = {"groups.own": {"sensors": OWN, "bundle": registry.location}}
-    more = {"bundle": {"reload": "100ms"}, "device": {"max_batch_windows": 16}, **groups}
-    config = write_config(tmp_path, name, kafka_broker.bootstrap, redis_url, made.common, **more)
+    monkeypatch.setenv("STREAM_DETECTOR__BUNDLE__RELOAD", "100ms")
+    monkeypatch.setenv("STREAM_DETECTOR__DEVICE__MAX_BATCH_WINDOWS", "16")
+    config = write_config(tmp_path, name, kafka_broker.bootstrap, redis_url, made.common, **groups)
     with made.stream.open() as file:
         rows = list(csv.DictReader(file))
     events = []
