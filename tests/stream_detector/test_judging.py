@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from stream_detector import groups
@@ -63,6 +64,7 @@ def test_the_first_group_whose_pattern_fits_counts(monkeypatch: pytest.MonkeyPat
         assert [grouping.of(name) for name in ("pump-12", "pump-1", "fan-1", "fan-2", "pump-12")] == [1, 2, 3, 0, 1]
 
 
+@hypothesis_settings(deadline=None)
 @given(st.data(), PATTERNS, SENSORS)
 def test_the_scores_of_any_mix_are_each_model_s_own_in_their_order(
     data: st.DataObject, patterns: list[str], sensors: list[str]
