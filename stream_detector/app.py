@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -25,18 +26,22 @@ from stream_detector.adapters.recorder import Recorder
 from stream_detector.adapters.redis import RedisStore
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder
-from stream_detector.configured import bounded, heartbeats_of, model_of, rules_of
+from stream_detector.configured import bounded, heartbeats_of, locations, model_of, rules_of
+from stream_detector.criteria import grouping_of
 from stream_detector.errors import DataError, Fenced, Refused, Unavailable
 from stream_detector.events import Alert, Float32, Model, Slice
+from stream_detector.groups import Grouped
+from stream_detector.judging import Judge
 from stream_detector.pages import Showing, open_page, page_of
 from stream_detector.pipeline import Pipeline
-from stream_detector.ports import Delivery
-from stream_detector.reload import Judging, Reload
+from stream_detector.ports import Delivery, Scorer
+from stream_detector.reload import Reload
 from stream_detector.settings import Settings
 
 log = logging.getLogger(__name__)
 
 STALLED = 120.0  # seconds without a turn of the loop after which it is not alive; waiting out transactions takes less
+NONE: Mapping[str, Bundle] = {}  # no group of sensors has one of its own
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds between attempts while a server is away
 
 
@@ -46,14 +51,14 @@ class Service:
     def __init__(
         self,
         pipeline: Pipeline,
-        scorer: KerasScorer,
+        scorer: Scorer,
         *,
         reload: Reload | None = None,
-        served: Callable[[Model], None] = lambda model: None,
+        served: Callable[[Mapping[str, Model]], None] = lambda models: None,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """``served`` is told of another model that judges from now on, which ``reload`` made ready."""
+        """``served`` is told the models that judge by group when ``reload`` has made another one ready."""
         self.pipeline, self.scorer, self.now, self.sleep = pipeline, scorer, now, sleep
         self.reload, self.served = reload, served
         self.stopped_by: int | None = None  # the signal
@@ -82,7 +87,8 @@ class Service:
             self.reload.start()
         self.trouble, self.last_turn = None, self.now()
         self.pipeline.observer.started(self.scorer.device)
-        log.info("started: model %s %s is warm", self.pipeline.model.name, self.pipeline.model.version)
+        for model in self.pipeline.models.things:
+            log.info("started: model %s %s is warm", model.name, model.version)
 
     def loop(self) -> None:
         """Turn until stopped or finished; wait and start over while a server is away."""
@@ -108,9 +114,14 @@ class Service:
     def _take_model(self) -> None:
         ready = None if self.reload is None else self.reload.take()
         if ready is not None:
-            self.pipeline.judge_by(ready.scorer, ready.model, ready.rules, ready.settings, ready.heartbeats)
-            self.served(ready.model)
-            log.info("model %s %s judges from here on", ready.model.name, ready.model.version)
+            before = self.pipeline.models.named()
+            self.pipeline.judge_by(ready)
+            now = self.pipeline.models.named()
+            self.served(now)
+            for group, model in now.items():
+                if model != before.get(group):
+                    whose = f" sensors of group {group}" if group else ""
+                    log.info("model %s %s judges%s from here on", model.name, model.version, whose)
 
     def shut(self) -> None:
         """Publish what is in flight, leave the group. After a failure the next owner does the former."""
@@ -180,50 +191,40 @@ class RecordingObserver(Silent):
             self.heard(alert)
 
 
-def run_service(asked: Settings, bundle: Bundle, location: str | None = None) -> int:
-    """`stream-detector run` in one process; other bundles at ``location`` take over as they come."""
-    settings = bounded(asked, bundle.manifest)
-    model = model_of(bundle.manifest)
-    port = settings.metrics
+def run_service(asked: Settings, bundle: Bundle, location: str | None = None, own: Mapping[str, Bundle] = NONE) -> int:
+    """`stream-detector run` in one process; ``own`` are bundles by group of sensors.
+
+    Other bundles at ``location``, and where the groups have theirs, take over as they come.
+    """
+    port = asked.metrics
+    listener = Listener() if asked.page.enabled else None
+    judges = _judges(asked, bundle, own, expecting=listener is not None)
+    common = judges.common
+    settings = common.settings
     metrics = PrometheusObserver(
-        model, time.time, bundle.manifest.features, worst=port.worst_sensors, firing=port.firing_sensors
+        common.model, time.time, common.rules.features, worst=port.worst_sensors, firing=port.firing_sensors
     )
-    listener = Listener() if settings.page.enabled else None
+    metrics.serving({name: judge.model for name, judge in judges.named().items()})
     observer = metrics if listener is None else Observers(metrics, listener)
-    decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
+    decoder = Decoder(common.rules.features, settings.columns, settings.events)
     source = KafkaSource(settings, decoder, took=observer.took)
-    scorer = KerasScorer(
-        bundle, settings.device.max_batch_windows, settings.publish.embeddings, expecting=listener is not None
-    )
-    pipeline = Pipeline(
-        source,
-        RedisStore(settings.redis, str(settings.kafka.group_id)),
-        scorer,
-        KafkaOutlet(settings, source),
-        observer,
-        rules_of(bundle.manifest, settings),
-        model,
-        settings,
-        heartbeats=heartbeats_of(bundle.manifest, settings),
-    )
+    store, outlet = RedisStore(settings.redis, str(settings.kafka.group_id)), KafkaOutlet(settings, source)
+    pipeline = Pipeline(source, store, common.scorer, outlet, observer, common.rules, common.model, settings)
+    pipeline.judge_by(judges)
     reload = None
     if location is not None and asked.bundle.reload != "off":
 
-        def prepare(found: Bundle) -> Judging:
-            own = bounded(asked, found.manifest)
-            other = KerasScorer(
-                found, own.device.max_batch_windows, own.publish.embeddings, expecting=listener is not None
-            )
-            other.load()
-            other.warm()
-            manifest = found.manifest
-            return Judging(other, model_of(manifest), rules_of(manifest, own), own, heartbeats_of(manifest, own))
+        def prepare(found: Bundle) -> Judge:
+            judge = _judge(asked, found, expecting=listener is not None)
+            judge.scorer.load()
+            judge.scorer.warm()
+            return judge
 
         every = asked.bundle.reload / 1_000
         told = metrics.reload_failed, metrics.reload_recovered
-        reload = Reload(location, model.version, pipeline.rules, prepare, *told, every)
+        reload = Reload(locations(asked, location), judges, prepare, *told, every)
         signal.signal(signal.SIGHUP, lambda number, frame: reload.wake())
-    service = Service(pipeline, scorer, reload=reload, served=metrics.serving)
+    service = Service(pipeline, pipeline.scorer, reload=reload, served=metrics.serving)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, service.stop)
     server: Server = metrics.serve(port.host, port.port, service.live, service.ready, port, spare=service.spare)
@@ -239,12 +240,28 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None) ->
         server.close()
 
 
+def _judges(asked: Settings, bundle: Bundle, own: Mapping[str, Bundle], *, expecting: bool = False) -> Grouped[Judge]:
+    """What judges which sensors; ``own`` bundles by group."""
+    every = {id(one): one for one in (bundle, *own.values())}
+    made = {key: _judge(asked, one, expecting=expecting) for key, one in every.items()}
+    return Grouped(grouping_of(asked), made[id(bundle)], [made[id(own.get(name, bundle))] for name in asked.groups])
+
+
+def _judge(asked: Settings, bundle: Bundle, *, expecting: bool) -> Judge:
+    """What a bundle brings; its model is not loaded yet."""
+    manifest = bundle.manifest
+    settings = bounded(asked, manifest)
+    scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings, expecting=expecting)
+    return Judge(scorer, model_of(manifest), rules_of(manifest, settings), settings, heartbeats_of(manifest, settings))
+
+
 def replay(
     paths: Sequence[str | Path],
     bundle: Bundle,
     settings: Settings,
     out: Path,
     *,
+    own: Mapping[str, Bundle] = NONE,
     names: Sequence[str] | None = None,
     period: int | None = None,
     speed: float | None = None,
@@ -254,14 +271,14 @@ def replay(
 ) -> Recorder:
     """Files through the same pipeline, without a server; results and ``report.html`` in the folder ``out``.
 
-    A replay starts anew each time: results of an earlier one in ``out`` are replaced. ``done`` is told when all is
-    written; a live page may go on being shown after that.
+    ``own`` are bundles by group of sensors. A replay starts anew each time: results of an earlier one in ``out`` are
+    replaced. ``done`` is told when all is written; a live page may go on being shown after that.
     """
-    settings = bounded(settings, bundle.manifest)
-    decoder = Decoder(bundle.manifest.features, settings.columns, settings.events)
-    recorder = Recorder(bundle.manifest.features)
+    judges = _judges(settings, bundle, own).each(lambda judge: replace(judge, heartbeats=None))  # of files that end
+    common = judges.common
+    settings, features = common.settings, common.rules.features
+    decoder, recorder = Decoder(features, settings.columns, settings.events), Recorder(features)
     source = FileSource(paths, decoder, names=names, period=period, batch=settings.poll.max_records, speed=speed)
-    scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
     try:
         for name in (POSITION, *OUTPUTS, EMBEDDINGS):
             (out / name).unlink(missing_ok=True)
@@ -269,17 +286,10 @@ def replay(
         raise DataError(f"{out}: {error.strerror or error}; give a folder to write to") from error
     outlet = FileOutlet(out, embeddings=settings.publish.embeddings)
     recording, listener = RecordingObserver(recorder, heard), None if showing is None else Listener()
-    pipeline = Pipeline(
-        source,
-        MemoryStore(),
-        scorer,
-        outlet,
-        recording if listener is None else Observers(recording, listener),
-        rules_of(bundle.manifest, settings),
-        model_of(bundle.manifest),
-        settings,
-    )
-    service = Service(pipeline, scorer)
+    observer = recording if listener is None else Observers(recording, listener)
+    pipeline = Pipeline(source, MemoryStore(), common.scorer, outlet, observer, common.rules, common.model, settings)
+    pipeline.judge_by(judges)
+    service = Service(pipeline, pipeline.scorer)
     before = {number: signal.signal(number, service.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     ended = threading.Event()
     page = None if listener is None else page_of(pipeline, listener, lambda: _stage(service, ended.is_set()))

@@ -10,7 +10,9 @@ import numpy as np
 from stream_detector.adapters.kafka import probe_kafka
 from stream_detector.adapters.keras import KerasScorer, device_name
 from stream_detector.adapters.redis import RedisStore
-from stream_detector.adapters.registry import open_bundle
+from stream_detector.adapters.registry import open_beside, open_bundle
+from stream_detector.bundle import Bundle, Manifest
+from stream_detector.configured import locations
 from stream_detector.dispatch import check_webhooks
 from stream_detector.errors import Moved, StreamDetectorError
 from stream_detector.events import Finding, Partition
@@ -24,29 +26,47 @@ SKEW = 10.0  # seconds between two clocks that are synchronised, at the very mos
 def findings(settings: Settings, bundle: str | None) -> Iterator[Finding]:
     """The settings have been read already; the rest as it is found."""
     yield Finding("settings", True, "valid")
-    yield from _bundle(settings, bundle)
+    yield from _bundles(settings, bundle)
     yield from _redis(settings)
     yield from probe_kafka(settings)
     yield from check_webhooks(settings)
 
 
-def _bundle(settings: Settings, path: str | None) -> Iterator[Finding]:
+def _bundles(settings: Settings, path: str | None) -> Iterator[Finding]:
     try:
-        bundle = open_bundle(settings, path)
+        common = open_bundle(settings, path)
     except StreamDetectorError as error:
         yield Finding("bundle", False, str(error))
         return
-    manifest = bundle.manifest
-    made_for = f"windows of {manifest.length} events, stride {manifest.stride}, {len(manifest.features)} features"
-    yield Finding("bundle", True, f"{manifest.name} {manifest.version}: {manifest.kind}, {made_for}")
+    yield Finding("bundle", True, _described(common.manifest))
     try:
-        scorer = KerasScorer(bundle, 1)
-        scorer.load()
-        scorer.score([""], np.asarray(manifest.means, np.float32) + np.zeros((1, manifest.length, 1), np.float32))
+        _pass_through(common)
     except StreamDetectorError as error:
         yield Finding("device", False, str(error))
-        return
-    yield Finding("device", True, f"a forward pass works on {device_name()}")
+    else:
+        yield Finding("device", True, f"a forward pass works on {device_name()}")
+    for name, location in locations(settings, path).items():
+        if name:
+            what = f"bundle of group {name}"
+            try:
+                bundle = open_beside(common, settings, location)
+                _pass_through(bundle)
+                yield Finding(what, True, _described(bundle.manifest))
+            except StreamDetectorError as error:
+                yield Finding(what, False, str(error))
+
+
+def _described(manifest: Manifest) -> str:
+    made_for = f"windows of {manifest.length} events, stride {manifest.stride}, {len(manifest.features)} features"
+    return f"{manifest.name} {manifest.version}: {manifest.kind}, {made_for}"
+
+
+def _pass_through(bundle: Bundle) -> None:
+    """One window through the model."""
+    manifest = bundle.manifest
+    scorer = KerasScorer(bundle, 1)
+    scorer.load()
+    scorer.score([""], np.asarray(manifest.means, np.float32) + np.zeros((1, manifest.length, 1), np.float32))
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import logging
 import math
 
 from stream_detector.bundle import Bundle, Manifest, check_fits
-from stream_detector.errors import SettingsError
+from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
 from stream_detector.policy import Feature
 from stream_detector.sensors import Rules
@@ -22,6 +22,27 @@ def located(settings: Settings, path: str | None = None) -> str:
     if chosen is None:
         raise SettingsError("no bundle: give --bundle FOLDER or set bundle.path (`stream-detector train` makes one)")
     return chosen
+
+
+def locations(settings: Settings, path: str | None = None) -> dict[str, str]:
+    """Where the bundles are: those of groups that name one by the group's name, that of all other sensors under ""."""
+    own = {name: group.bundle for name, group in settings.groups.items() if group.bundle is not None}
+    return {"": located(settings, path)} | own
+
+
+def check_windows(manifest: Manifest, features: tuple[str, ...], length: int, stride: int, remedy: str) -> None:
+    """Raise `BundleError` unless the bundle is for windows of just these features, in their order, length and stride.
+
+    ``remedy`` says what to do about it.
+    """
+    for what, new, old in (
+        ("features", ", ".join(manifest.features), ", ".join(features)),
+        ("length", manifest.length, length),
+        ("stride", manifest.stride, stride),
+    ):
+        if new != old:
+            told = f"bundle {manifest.name} {manifest.version} has {what} {new}, the windows that are kept have {old}"
+            raise BundleError(f"{told}; {remedy}")
 
 
 def checked(settings: Settings, bundle: Bundle) -> Bundle:

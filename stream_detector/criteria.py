@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+
+import numpy as np
 
 from stream_detector.deviations import Deviations, deviations_of
-from stream_detector.faults import Limits, limits_of
+from stream_detector.events import Windows
+from stream_detector.faults import Limits, Signs, limits_of
+from stream_detector.groups import Grouped, Grouping, alike
 from stream_detector.policy import longest
 from stream_detector.sensors import Rules
 from stream_detector.settings import Alerts, Settings
 
-REMEMBERED = 200_000  # sensors whose group is known; patterns are slow
+NONE: Grouped[Limits | None] = alike(None)
 
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
     """When a score becomes an alert, for each sensor; what must deviate how; what is a fault."""
 
-    alerts: Alerts
-    groups: Sequence[tuple[str, Alerts]] = ()  # by pattern of sensor ids; the first that fits counts
+    alerts: Grouped[Alerts]
     deviations: Deviations | None = None
-    limits: Limits | None = None
-    _known: dict[str, Alerts] = field(default_factory=dict)
+    limits: Grouped[Limits | None] = NONE
 
-    def of(self, sensor: str) -> Alerts:
-        """The settings of alerts of this sensor."""
-        if not self.groups:
-            return self.alerts
-        found = self._known.get(sensor)
-        if found is None:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            found = next((own for pattern, own in self.groups if fnmatchcase(sensor, pattern)), self.alerts)
-            self._known[sensor] = found
-        return found
+    def look(self, windows: Windows) -> Signs | None:
+        """What windows show of their sensors, each by its own limits; None if nothing is watched."""
+        parts = self.limits.parted(windows.sensors)
+        if len(parts) == 1:
+            limits = parts[0][0]
+            return None if limits is None else limits.look(windows)
+        count, width = len(windows), windows.values.shape[2]
+        signs = Signs(np.zeros((count, width), bool), np.zeros((count, width), bool), [False] * count)
+        for limits, places in parts:
+            if limits is not None:
+                signs.place(limits.look(windows.take(places)), places)
+        return signs
 
 
-def criteria_of(rules: Rules, settings: Settings) -> Criteria:
-    """What the settings ask of windows with these features."""
+def criteria_of(rules: Rules, settings: Settings, limits: Grouped[Limits | None] | None = None) -> Criteria:
+    """What the settings ask of windows with these features; ``limits`` where they are not the same for all sensors."""
+    groups = settings.groups
     return Criteria(
-        settings.alerts,
-        [(group.sensors, group.over(settings.alerts)) for group in settings.groups.values()],
+        Grouped(grouping_of(settings), settings.alerts, [group.over(settings.alerts) for group in groups.values()]),
         deviations_of(rules.features, settings.features),
-        limits_of(rules, settings),
+        limits or alike(limits_of(rules, settings)),
     )
+
+
+def grouping_of(settings: Settings) -> Grouping:
+    """The groups of sensors that the settings name."""
+    return Grouping({name: group.sensors for name, group in settings.groups.items()})
 
 
 def with_longest_memory(rules: Rules, settings: Settings) -> Settings:

@@ -14,6 +14,7 @@ from stream_detector.bundle import Bundle
 from stream_detector.configured import fitted, model_of, rules_of
 from stream_detector.criteria import criteria_of
 from stream_detector.events import Errors, Events, Float32, Partition, Score, Windows
+from stream_detector.groups import alike
 from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
 from stream_detector.verdicts import judge, score_records
@@ -57,8 +58,8 @@ class Detector:
             return []
         errors = self._loaded().score(windows.sensors, windows.values)
         judged = judge(HERE, windows, errors, self.incidents, self.criteria, self._expect)
-        features, model = self.bundle.manifest.features, model_of(self.bundle.manifest)
-        return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, model)
+        features, models = self.bundle.manifest.features, alike(model_of(self.bundle.manifest))
+        return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, models)
 
     def score(self, windows: Float32) -> Errors:
         """Errors of ``windows`` (n, W, F) in raw units, features in the bundle's order, global threshold."""

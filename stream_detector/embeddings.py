@@ -7,33 +7,36 @@ from numpy.typing import NDArray
 
 from stream_detector.codec import identify, rfc3339_all
 from stream_detector.events import Bool, Embedding, Float32, Model, Origin, Partition, Windows
+from stream_detector.groups import Grouped
 from stream_detector.verdicts import short
 
 
 def embedding_records(
-    partition: Partition, windows: Windows, codes: Float32, chosen: NDArray[np.intp], model: Model
+    partition: Partition, windows: Windows, codes: Float32, chosen: NDArray[np.intp], models: Grouped[Model]
 ) -> list[Embedding]:
     """Records of the embeddings topic for the chosen ones of ``n`` windows with codes (n, D).
 
-    A window's embedding has the id of its score.
+    A window's embedding has the id of its score. Codes that are narrower than D end in NaN, which no record has.
     """
     start, end = (rfc3339_all(windows.timestamps[chosen, side]) for side in (0, 1))
-    columns = zip(chosen.tolist(), start, end, windows.offsets[chosen].tolist(), short(codes[chosen]), strict=True)
+    wide = np.isfinite(codes[chosen]).sum(axis=1).tolist()
+    columns = zip(
+        chosen.tolist(), start, end, windows.offsets[chosen].tolist(), short(codes[chosen]), wide, strict=True
+    )
     return [
         Embedding(
             identify(windows.sensors[at], *partition, last),
             windows.sensors[at],
             begun,
             ended,
-            code,
-            model,
+            code[:width],
+            models.of(windows.sensors[at]),
             Origin(*partition, first, last),
         )
-        for at, begun, ended, (first, last), code in columns
+        for at, begun, ended, (first, last), code, width in columns
     ]
 
 
 def embedded(codes: Float32) -> Bool:
-    """Which of the codes (n, D) are whole: a window that the device fails on alone has none."""
-    whole: Bool = np.logical_and.reduce(np.isfinite(codes), axis=1)
-    return whole
+    """Which windows have a code among the codes (n, D): one that the device fails on alone has none."""
+    return np.asarray(np.isfinite(codes[:, 0]), bool)

@@ -154,6 +154,19 @@ class Errors:
         return ["model"] * len(self.score) if self.part is None else [PARTS[at] for at in self.part.tolist()]
 
 
+def gathered(every: Sequence[Errors]) -> Errors:
+    """One after the other; at least one. Each window's part goes with it, whichever parts its model has."""
+    parts = [np.zeros(len(some.score), np.int8) if some.part is None else some.part for some in every]
+    return Errors(
+        np.concatenate([some.score for some in every]),
+        np.concatenate([some.error for some in every]),
+        np.concatenate([some.threshold for some in every]),
+        np.concatenate([some.contributions for some in every]),
+        np.concatenate([some.worst_step for some in every]),
+        np.concatenate(parts),
+    )
+
+
 class Model(msgspec.Struct, frozen=True):
     """Which model judged."""
 

@@ -16,10 +16,12 @@ import numpy as np
 from stream_detector.adapters.file import FILES, FileSource
 from stream_detector.adapters.kafka import read_alerts, read_offsets
 from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.registry import open_bundle
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder, decode_alert
-from stream_detector.configured import rules_of
-from stream_detector.errors import BundleError, DataError
+from stream_detector.configured import locations, rules_of
+from stream_detector.criteria import grouping_of
+from stream_detector.errors import BundleError, DataError, SettingsError, UserError
 from stream_detector.events import PARTS, Alert, Bool, Events, Float32, Int64, Partition, joined
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
@@ -119,6 +121,25 @@ def reading_files(
         return max(0, alert.source.first_offset - margin), joined(parts)  # and all before that, which does no harm
 
     return read
+
+
+def bundle_of(alert: Alert, settings: Settings, path: str | None = None) -> Bundle:
+    """The bundle that judged; ``path`` (from ``--bundle``) is looked at first, then that of the alert's sensor.
+
+    Sensors may have been in other groups then, so the others follow. Raises what the first had to say if it is none.
+    """
+    places = locations(settings, path)
+    group = ["", *settings.groups][grouping_of(settings).of(alert.sensor_id)]
+    own = places.get(group, places[""])
+    refused: list[UserError] = []
+    for place in dict.fromkeys([path or own, own, *places.values()]):
+        try:
+            bundle = open_bundle(settings, place, alert.model.version)
+            check_model(alert, bundle)
+            return bundle
+        except (BundleError, SettingsError) as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def check_model(alert: Alert, bundle: Bundle) -> None:

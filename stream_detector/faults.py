@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_detector.alerts import Run
 from stream_detector.events import Bool, Float32, Float64, Windows
@@ -23,6 +24,12 @@ class Signs:
     faulty: Bool  # (n, F) out of range or missing
     still: Bool  # (n, F) one value in the whole window, of features that are watched for it
     odd: list[bool]  # (n) whether there is any of it
+
+    def place(self, some: Signs, places: NDArray[np.intp]) -> None:
+        """Take what was found in some of the windows."""
+        self.faulty[places], self.still[places] = some.faulty, some.still
+        for at, odd in zip(places.tolist(), some.odd, strict=True):
+            self.odd[at] = odd
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def page_of(pipeline: Pipeline, listener: Listener, state: Callable[[], tuple[bo
             return answer.result()
         return None
 
-    return LivePage(listener, board, lambda: pipeline.model, state=state, expect=expect)
+    return LivePage(listener, board, lambda: pipeline.models.things, state=state, expect=expect)
 
 
 def open_page(page: LivePage, showing: Showing) -> None:

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_detector.alerts import Incident
-from stream_detector.criteria import criteria_of, with_longest_memory
+from stream_detector.criteria import with_longest_memory
 from stream_detector.embeddings import embedded, embedding_records
 from stream_detector.errors import Damaged, Moved
 from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice, Windows
+from stream_detector.groups import Grouped, alike
+from stream_detector.judging import Judge, criteria_for, heartbeats_for, rules_for, scorer_of
 from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
 from stream_detector.recall import Recall
 from stream_detector.reconcile import Owned, Work, lookback_of, reconcile
@@ -43,7 +45,7 @@ class Flight:
 
     works: list[Work]
     scorer: Scorer
-    model: Model
+    models: Grouped[Model]
     errors: Future[tuple[Errors, Float32 | None, float, float]]  # codes if asked; when the device began and ended
     launched: float
 
@@ -66,15 +68,12 @@ class Pipeline:
         clock: Callable[[], float] = time.perf_counter,
         heartbeats: Heartbeats | None = None,
     ) -> None:
-        self.source, self.store, self.scorer, self.outlet, self.observer = source, store, scorer, outlet, observer
-        self.rules, self.model, self.settings = rules, model, settings
-        self.criteria = criteria_of(rules, settings)
-        self.lookback = lookback_of(rules, with_longest_memory(rules, settings))
+        self.source, self.store, self.outlet, self.observer = source, store, outlet, observer
         self.now_ms, self.clock = now_ms, clock
         self.owned: dict[Partition, Owned] = {}
+        self.judge_by(alike(Judge(scorer, model, rules, settings, heartbeats)))
         self.waiting: list[Partition] = []  # assigned, not reconciled yet
         self.flight: Flight | None = None
-        self.heartbeats = heartbeats
         self.looked = -EVERY
         self.suspects: dict[Partition, int] = {}  # up to which offset events are sifted
         self.device = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -96,20 +95,21 @@ class Pipeline:
         """Publish what is in flight."""
         self._finish()
 
-    def judge_by(
-        self, scorer: Scorer, model: Model, rules: Rules, settings: Settings, heartbeats: Heartbeats | None
-    ) -> None:
-        """Let another model judge from the next batch on; what is in flight is judged by the one that scored it.
+    def judge_by(self, judges: Grouped[Judge]) -> None:
+        """Let others judge from the next batch on; what is in flight is judged by those that scored it.
 
-        Its ``rules`` have the same features, length and stride: windows go on as they are.
+        All have rules of the same features, length and stride: windows go on as they are.
         """
-        self.scorer, self.model, self.rules, self.settings, self.heartbeats = scorer, model, rules, settings, heartbeats
-        self.criteria = criteria_of(rules, settings)
-        self.lookback = lookback_of(rules, with_longest_memory(rules, settings))
+        self.judges, self.settings, self.heartbeats = judges, judges.common.settings, heartbeats_for(judges)
+        self.scorer, self.models = scorer_of(judges), judges.each(lambda judge: judge.model)
+        self.rules, self.criteria = rules_for(judges), criteria_for(judges)
+        self.lookback = max(
+            lookback_of(judge.rules, with_longest_memory(judge.rules, judge.settings)) for judge in judges.things
+        )
         for owned in self.owned.values():
-            owned.table.rules = rules
-            if owned.watch is not None and heartbeats is not None:
-                owned.watch.listen(heartbeats)
+            owned.table.rules = self.rules
+            if owned.watch is not None and self.heartbeats is not None:
+                owned.watch.listen(self.heartbeats)
 
     def idle(self, timeout: float) -> None:
         """Stay in the group while nothing can be done; only after `reset`."""
@@ -177,7 +177,7 @@ class Pipeline:
         values = np.concatenate([work.windows.values for work in works])
         launched = self.clock()
         errors = self.device.submit(self._score, self.scorer, sensors, values)
-        return Flight(works, self.scorer, self.model, errors, launched)
+        return Flight(works, self.scorer, self.models, errors, launched)
 
     def _score(
         self, scorer: Scorer, sensors: Sequence[str], values: Float32
@@ -231,7 +231,7 @@ class Pipeline:
             if own is not None:
                 unpublished = windows.offsets[:, 1] >= owned.committed
                 named = np.flatnonzero(unpublished & np.isfinite(mine.score) & embedded(own))
-                delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, flight.model))
+                delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, flight.models))
             windows, mine, unscored = without_unscored(windows, mine)
             judged = judge(work.partition, windows, mine, owned.incidents, self.criteria, expect, owned.floor)
             changed[work.partition] = judged.touched
@@ -241,7 +241,7 @@ class Pipeline:
             wanted = {"all": fresh, "anomalous": fresh & (mine.score >= 1), "none": fresh & False}
             chosen = np.flatnonzero(wanted[self.settings.publish.scores])
             about = work.partition, windows, mine
-            names = self.rules.features, flight.model
+            names = self.rules.features, flight.models
             delivery.scores.extend(score_records(*about, judged.states, chosen, *names))
             changes = [change for change in judged.changes if fresh[change[0]]]
             delivery.alerts.extend(alert_records(*about, changes, expect, *names))
@@ -296,12 +296,13 @@ class Pipeline:
         over = [sensor for sensor, silence in owned.silences.items() if ended(silence, sensor, table)]
         records = []
         for sensor, silence in owned.silences.items():
+            limit, model = watch.limit(sensor), self.models.of(sensor)
             if sensor in over:
                 slot = table.slots[sensor]
                 heard = int(table.newest[slot]), int(table.offset[slot])
-                records.append(silence_record(partition, sensor, silence, watch.limit(sensor), self.model, heard))
+                records.append(silence_record(partition, sensor, silence, limit, model, heard))
             elif silence.id not in watch.announced:
-                records.append(silence_record(partition, sensor, silence, watch.limit(sensor), self.model))
+                records.append(silence_record(partition, sensor, silence, limit, model))
         if records:
             # The position does not move; naming it lets the broker refuse a worker that is no longer the owner.
             delivery = Delivery([], records, [], {partition: owned.committed})

@@ -35,6 +35,7 @@ class Group(Section):
     """What is different for some sensors; what is not given is as in ``[alerts]``."""
 
     sensors: str = Field(min_length=1)  # a pattern of sensor ids, as in a shell: "pump-*"
+    bundle: str | None = Field(None, min_length=1)  # that judges them, named as in bundle.path; None: that one
     min_windows: int | None = Field(None, ge=1)
     min_duration: Duration | None = None
     resolve_windows: int | None = Field(None, ge=1)
@@ -46,7 +47,7 @@ class Group(Section):
 
     def over(self, alerts: Alerts) -> Alerts:
         """The settings of alerts with what is different here."""
-        own = {key: value for key, value in self if key != "sensors" and value is not None}
+        own = {key: value for key, value in self if key in Alerts.model_fields and value is not None}
         return alerts.model_copy(update=own)
 
 

@@ -170,13 +170,21 @@ class Scorer(Protocol):
     features: tuple[str, ...]
     length: int
 
+    @property
+    def device(self) -> str:
+        """What forward passes run on; after `load`."""
+
+    def load(self) -> None:
+        """Put the model on the device; before anything else. Raises `BundleError` or `SettingsError`."""
+
     def warm(self) -> None:
         """Compile every batch shape, so that no later call pays for it."""
 
     def embed(self, sensors: Sequence[str], values: Float32) -> Float32:
         """The codes (n, D) of ``n`` windows, ``values`` (n, W, F) in raw units; only asked where they are published.
 
-        A window that cannot be embedded though others can has a code of NaN. Raises `Unavailable` if none can.
+        A window that cannot be embedded though others can has a code of NaN; where codes are not all of one width,
+        narrower ones end in NaN. Raises `Unavailable` if none can.
         """
 
     def score(self, sensors: Sequence[str], values: Float32) -> Errors:

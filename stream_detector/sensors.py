@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from stream_detector.events import Int64
+from stream_detector.groups import Grouped
 
 NEVER = int(np.iinfo(np.int64).min)  # "no event yet"
 FORMAT = 2  # of rows and headers as stored; state of another one cannot be gone on from
@@ -35,6 +36,7 @@ class Rules:
     ttl: int = 7 * 86_400_000  # sensors that fall this far behind their partition are forgotten
     max_sensors: int = 100_000  # a partition
     known: frozenset[str] | None = None  # sensors to accept; None: all
+    own_means: Grouped[tuple[float, ...]] | None = None  # of each sensor, where they are not the same for all
 
     @property
     def row(self) -> np.dtype[Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from stream_detector.alerts import Silence
 from stream_detector.codec import identify, rfc3339
 from stream_detector.events import Alert, Float64, Model, Origin, Partition, Severity
+from stream_detector.groups import Grouped
 from stream_detector.sensors import NEVER, Table
 
 EVERY = 2.0  # seconds between two looks
@@ -43,14 +44,14 @@ class Heartbeats:
 class Watch:
     """When each sensor of one partition was last heard. Looks at the table's columns now and then, not at events."""
 
-    def __init__(self, heartbeats: Heartbeats) -> None:
+    def __init__(self, heartbeats: Grouped[Heartbeats]) -> None:
         self.heartbeats = heartbeats
         self.announced: set[str] = set()  # ids of the silences that this worker has published
         self._offsets = np.empty(0, np.int64)  # by slot of the table, at the last look
         self._heard: Float64 = np.empty(0)
         self._limits: dict[str, float] = {}
 
-    def listen(self, heartbeats: Heartbeats) -> None:
+    def listen(self, heartbeats: Grouped[Heartbeats]) -> None:
         """Go by other limits from now on."""
         self.heartbeats = heartbeats
         self._limits.clear()
@@ -74,7 +75,7 @@ class Watch:
         """`Heartbeats.limit`, remembered: patterns are slow."""
         found = self._limits.get(sensor)
         if found is None:
-            found = self._limits[sensor] = self.heartbeats.limit(sensor)
+            found = self._limits[sensor] = self.heartbeats.of(sensor).limit(sensor)
         return found
 
 

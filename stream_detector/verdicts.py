@@ -14,6 +14,7 @@ from stream_detector.criteria import Criteria
 from stream_detector.deviations import Expect
 from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Reject, Score, State, Windows
 from stream_detector.faults import Limits, Signs
+from stream_detector.groups import Grouped
 
 DIGITS = (6, 7, 8, 9)  # six are always held by a float32, nine always tell it from its neighbours
 
@@ -57,14 +58,14 @@ def judge(
     states: list[State] = ["normal"] * len(windows)
     changes: list[tuple[int, Told, str]] = []
     touched: dict[str, Incident | None] = {}
-    limits, deviations = criteria.limits, criteria.deviations
-    signs = None if limits is None else limits.look(windows)
+    signs, deviations = criteria.look(windows), criteria.deviations
     scores = errors.score if deviations is None else deviations.counted(windows, errors, expect)
     for at, (sensor, score) in enumerate(zip(windows.sensors, scores.tolist(), strict=True)):
         before = incidents.get(sensor)
         odd = signs is not None and signs.odd[at]
         if before is None and score < 1 and not odd:
             continue
+        limits = criteria.limits.of(sensor)
         shown = NONE if limits is None or signs is None else _shown(before, windows, errors, at, limits, signs)
         last = int(windows.offsets[at, 1])
         place = Place(
@@ -73,7 +74,7 @@ def judge(
             int(windows.timestamps[at, 0]),
             int(windows.timestamps[at, 1]),
         )
-        after, told = follow(before, score, place, criteria.of(sensor), shown, muted=last < floor)
+        after, told = follow(before, score, place, criteria.alerts.of(sensor), shown, muted=last < floor)
         for one in told:
             cause = ""
             if one.kind == "fault" and limits is not None:
@@ -108,9 +109,9 @@ def score_records(
     states: Sequence[State],
     chosen: NDArray[np.intp],
     features: Sequence[str],
-    model: Model,
+    models: Grouped[Model],
 ) -> list[Score]:
-    """Records of the scores topic for the chosen windows."""
+    """Records of the scores topic for the chosen windows; each names its sensor's model."""
     if not len(chosen):
         return []
     length = windows.values.shape[1]
@@ -145,7 +146,7 @@ def score_records(
             worst,
             confidence,
             [name for name, was in zip(features, windows.imputed[at], strict=True) if was] if imputed else [],
-            model,
+            models.of(windows.sensors[at]),
             Origin(*partition, first, last),
             part,
         )
@@ -163,7 +164,7 @@ def alert_records(
     changes: Sequence[tuple[int, Told, str]],
     expect: Expect,
     features: Sequence[str],
-    model: Model,
+    models: Grouped[Model],
 ) -> list[Alert]:
     """Records of the alerts topic. ``expect`` tells what was expected of the few windows that need it."""
     if not changes:
@@ -171,7 +172,7 @@ def alert_records(
     told = np.array([at for at, _, _ in changes], np.intp)
     expected = expect(windows.take(told), errors.take(told))
     return [
-        _alert(partition, windows, errors, change, view, features, model)
+        _alert(partition, windows, errors, change, view, features, models.of(windows.sensors[change[0]]))
         for change, view in zip(changes, expected, strict=True)
     ]
 

@@ -143,7 +143,8 @@ def _apply(
     first, group = np.flatnonzero(border), np.cumsum(border) - 1
     last = np.r_[first[1:], len(slot)] - 1
     touched = slot[first]
-    values, imputed = _impute(table, events.values[start:stop][order], touched, first, last, group)
+    names = [events.sensors[start + at] for at in order[first].tolist()]
+    values, imputed = _impute(table, events.values[start:stop][order], names, touched, first, last, group)
     counts["imputed"] += int(imputed.any(axis=1).sum())
 
     position = np.arange(len(slot))
@@ -162,7 +163,6 @@ def _apply(
     table.newest[touched] = np.maximum(newest[last], time[last])
     table.peak[touched] = np.maximum(table.peak[touched], np.maximum.reduceat(time, first))
     table.watermark = max(table.watermark, int(time.max()))
-    names = [events.sensors[start + at] for at in order[first].tolist()]
     for name, at, to in zip(names, first.tolist(), (last + 1).tolist(), strict=True):
         parts[name].append(_Part(rows[at:to], full[at:to]))
     if rules.grace:
@@ -232,6 +232,7 @@ def _resets(
 def _impute(
     table: Table,
     values: Float32,
+    names: list[str],
     touched: NDArray[np.intp],
     first: NDArray[np.intp],
     last: NDArray[np.intp],
@@ -247,7 +248,9 @@ def _impute(
         latest = held[last]
         if table.rules.missing == "mean":
             held = np.where(missing, np.nan, values)
-        means = np.asarray(table.rules.means, np.float32)
+        own, means = table.rules.own_means, np.asarray(table.rules.means, np.float32)
+        if own is not None:
+            means = np.array([own.of(name) for name in names], np.float32)[group]
         values = np.where(missing, np.where(np.isnan(held), means, held), values).astype(np.float32)
     else:
         latest = values[last]

@@ -37,7 +37,7 @@ def live_page(listener: Listener, *, features: Sequence[str] = FEATURES, **more:
         return (values / 2).astype(np.float32)
 
     options: dict[str, Any] = {"state": lambda: (True, "all answer"), "expect": halves} | more
-    return LivePage(listener, board(features=features), lambda: MODEL, **options)
+    return LivePage(listener, board(features=features), lambda: [MODEL], **options)
 
 
 def access(port: int = 0, **more: Any) -> Page:

@@ -180,6 +180,10 @@ class SumScorer:
 
     features: tuple[str, ...] = ("x",)
     length = 3
+    device = "none"
+
+    def load(self) -> None:
+        """Nothing to load."""
 
     def warm(self) -> None:
         """Nothing to compile."""

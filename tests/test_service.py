@@ -251,16 +251,15 @@ def test_a_version_that_is_promoted_takes_over_while_it_runs(
     sent = messages(plant, slice(0, 900))
 
     def serves(version: str) -> bool:
-        return (
-            f'stream_detector_model_info{{name="{first.name}",version="{version}"}} 1.0' in service.get("/metrics")[1]
-        )
+        series = f'stream_detector_model_info{{group="",name="{first.name}",version="{version}"}} 1.0'
+        return series in service.get("/metrics")[1]
 
     with RunningService(config) as service:
         service.wait_ready()
         produce(broker.bootstrap, f"{name}-events", sent[:300], PARTITIONS)
         wait_for(lambda: score_count(service) >= expected_windows(sent[:300]), "the first windows", service)
         (tmp_path / "registry" / "current.json").write_text('{"version": "20200101000000-00000000"}')
-        refused = "stream_detector_bundle_last_reload_successful 0.0"
+        refused = 'stream_detector_bundle_last_reload_successful{group=""} 0.0'
         wait_for(lambda: refused in service.get("/metrics")[1], "a version that is not there to be refused", service)
         assert serves(first.version)
         produce(broker.bootstrap, f"{name}-events", sent[300:600], PARTITIONS)
@@ -268,7 +267,7 @@ def test_a_version_that_is_promoted_takes_over_while_it_runs(
         wait_for(lambda: serves(second.version), "the second version", service)
         produce(broker.bootstrap, f"{name}-events", sent[600:], PARTITIONS)
         wait_for(lambda: score_count(service) >= expected_windows(sent), "all windows", service)
-        assert "stream_detector_bundle_last_reload_successful 1.0" in service.get("/metrics")[1]
+        assert 'stream_detector_bundle_last_reload_successful{group=""} 1.0' in service.get("/metrics")[1]
         assert service.terminate() == 143
     scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
     assert len(scores) == len({score["id"] for score in scores}) == expected_windows(sent)

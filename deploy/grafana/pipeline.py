@@ -253,7 +253,7 @@ def _processes() -> list[Panel]:
             "Models",
             "Of each worker.",
             f"stream_detector_model_info{{{J}}}",
-            {"instance": "Worker", "name": "Model", "version": "Version"},
+            {"instance": "Worker", "group": "Group", "name": "Model", "version": "Version"},
             width=THIRD,
         ),
     ]

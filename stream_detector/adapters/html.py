@@ -175,7 +175,7 @@ def _about(recorder: Recorder) -> str:
     if recorder.span is None:
         return "No events were read."
     start, end = (_when(rfc3339(moment)) for moment in recorder.span)
-    model = f" · model {_visible(recorder.model)}" if recorder.model else ""
+    model = f" · model {_visible(', '.join(sorted(recorder.models)))}" if recorder.models else ""
     return f"{start} to {end} UTC{model}"
 
 

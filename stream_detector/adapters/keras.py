@@ -85,8 +85,9 @@ class CompiledModel:
         return self._run("residuals", values, self._rows(sensors))
 
     def codes(self, sensors: Sequence[str], values: Float32) -> Float32:
-        """What the layer ``code`` makes of raw windows (n, W, F), as rows (n, D)."""
-        return self._run("embedded", values, self._rows(sensors))
+        """What the layer ``code`` makes of raw windows (n, W, F), as rows (n, D); one that is not whole is NaN."""
+        codes = self._run("embedded", values, self._rows(sensors))
+        return np.where(np.isfinite(codes).all(axis=1, keepdims=True), codes, np.float32(np.nan))
 
     def expected(self, sensors: Sequence[str], values: Float32, parts: Sequence[PartName] = ()) -> Float32:
         """What the parts (n) of the score expected in raw units, (n, W, F); NaN where the model expects nothing.

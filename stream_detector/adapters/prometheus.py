@@ -164,16 +164,18 @@ class PrometheusObserver:
         self._partitions = gauge("assigned_partitions", "Partitions assigned to this worker.")
         self._flight = gauge("in_flight_batches", "Batches scored and not yet published.")
         self._delivered = gauge("last_delivery_timestamp_seconds", "When a delivery last succeeded.")
-        self._model = gauge("model_info", "The model that judges; always 1.", ["name", "version"])
-        self._reload = gauge("bundle_last_reload_successful", "Whether the last bundle could be loaded.")
-        self._reloaded = gauge("bundle_last_reload_success_timestamp_seconds", "When one last could.")
+        # By group of sensors that has a bundle of its own; the group of all others is "", as if there was no label.
+        self._model = gauge("model_info", "The model that judges; always 1.", ["group", "name", "version"])
+        self._reload = gauge("bundle_last_reload_successful", "Whether the last bundle could be loaded.", ["group"])
+        self._reloaded = gauge("bundle_last_reload_success_timestamp_seconds", "When one last could.", ["group"])
         self._ready = gauge("ready", "Whether events would be scored now, as /readyz says.")
         self._spare = gauge("spare", "Whether all is well and no partition is left for this worker.")
         self._device = gauge("device_info", "What the model runs on; always 1.", ["device"])
         gauge("build_info", "The program; always 1.", ["version"]).labels(_version()).set(1)
         Sensors(self._spotlight, features, registry)
+        self._models: dict[str, Model] = {}
         self._begin()
-        self.serving(model)
+        self.serving({"": model})
 
     def _begin(self) -> None:
         """Series that rules watch begin at 0: a counter that appears with its first event has not risen."""
@@ -187,22 +189,25 @@ class PrometheusObserver:
             for status in ("firing", "resolved"):
                 self._alerts.labels(severity, status)
 
-    def serving(self, model: Model) -> None:
-        """This model judges from now on."""
+    def serving(self, models: Mapping[str, Model]) -> None:
+        """These models judge from now on, by group of sensors; "" for those of no group with its own."""
         self._model.clear()
-        self._model.labels(model.name, model.version).set(1)
-        self._reload.set(1)
-        self._reloaded.set(self._clock())
-        self._reloads.labels("success").inc()
+        for group, model in models.items():
+            self._model.labels(group, model.name, model.version).set(1)
+            if model != self._models.get(group):
+                self._reload.labels(group).set(1)
+                self._reloaded.labels(group).set(self._clock())
+                self._reloads.labels("success").inc()
+        self._models = dict(models)
 
-    def reload_failed(self) -> None:
+    def reload_failed(self, group: str) -> None:
         """Another bundle could not be loaded; the model before it goes on."""
-        self._reload.set(0)
+        self._reload.labels(group).set(0)
         self._reloads.labels("failure").inc()
 
-    def reload_recovered(self) -> None:
+    def reload_recovered(self, group: str) -> None:
         """The bundle that judges is there again: nothing is left to load."""
-        self._reload.set(1)
+        self._reload.labels(group).set(1)
 
     def took(self, stage: str, seconds: float) -> None:
         self._stages.labels(self._bounded("stage", stage)).observe(seconds)

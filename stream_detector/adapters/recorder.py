@@ -73,7 +73,7 @@ class Recorder:
         self.counts: Counter[str] = Counter()
         self.rejects: Counter[str] = Counter()  # by reason
         self.span: tuple[int, int] | None = None  # event time, epoch ms
-        self.model = ""
+        self.models: set[str] = set()
 
     def read(self, slices: Iterable[Slice]) -> None:
         """Take what a poll brought."""
@@ -97,7 +97,7 @@ class Recorder:
         for score in delivery.scores:
             self.counts["windows"] += 1
             self.counts["anomalous"] += score.score >= 1
-            self.model = f"{score.model.name} {score.model.version}"
+            self.models.add(f"{score.model.name} {score.model.version}")
             sensor = score.sensor_id
             self.peaks[sensor] = max(self.peaks.get(sensor, 0.0), score.score)
             points.setdefault(sensor, []).append((parse(score.window_end, UTC), score.score))

@@ -25,7 +25,7 @@ import fsspec
 import msgspec
 
 from stream_detector.bundle import MANIFEST, Bundle, Manifest, load_bundle, read_manifest
-from stream_detector.configured import checked, located
+from stream_detector.configured import check_windows, checked, located, locations
 from stream_detector.errors import BundleError, SettingsError, StreamDetectorError
 from stream_detector.settings import Settings
 
@@ -33,6 +33,7 @@ CURRENT = "current.json"
 VERSIONS = "versions"
 VERSION = re.compile(r"\d{14}-[0-9a-f]{8}")
 KEPT = 50  # versions that the pointer remembers to have pointed to
+REMEDY = "train it on such windows as that of [bundle], or run a service of their own for these sensors"
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 
 
@@ -163,6 +164,29 @@ def open_bundle(settings: Settings, path: str | None = None, version: str | None
     Of a registry it is the current one, or the ``version`` asked for. Raises `BundleError` or `SettingsError`.
     """
     return checked(settings, load_from(located(settings, path), version))
+
+
+def open_bundles(settings: Settings, path: str | None = None) -> dict[str, Bundle]:
+    """`open_bundle` for all sensors: those of groups by the group's name, that of the others under "".
+
+    Groups that name the same place have the same bundle. What is raised names the group that it is about.
+    """
+    common, places = open_bundle(settings, path), locations(settings, path)
+    opened = {places[""]: common}
+    for name, location in places.items():
+        if location not in opened:
+            try:
+                opened[location] = open_beside(common, settings, location)
+            except (BundleError, SettingsError) as error:
+                raise type(error)(f"groups.{name}.bundle: {error}") from error
+    return {name: opened[location] for name, location in places.items()}
+
+
+def open_beside(common: Bundle, settings: Settings, location: str) -> Bundle:
+    """`open_bundle` of a group; it must be for the same windows as that of the other sensors."""
+    bundle, made = open_bundle(settings, location), common.manifest
+    check_windows(bundle.manifest, made.features, made.length, made.stride, REMEDY)
+    return bundle
 
 
 def load_from(location: str, version: str | None = None) -> Bundle:

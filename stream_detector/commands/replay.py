@@ -50,7 +50,7 @@ def replay(
         raise SettingsError(f"--speed {speed}: give a number above 0, or leave it out for as fast as can be")
     import_keras()
     from stream_detector.adapters.recorder import Recorder
-    from stream_detector.adapters.registry import open_bundle
+    from stream_detector.adapters.registry import open_bundles
     from stream_detector.app import replay
     from stream_detector.pages import Showing
 
@@ -61,11 +61,13 @@ def replay(
         if serve:
             out.print("the live page stays; Ctrl-C ends it", highlight=False)
 
+    found = open_bundles(settings, bundle)
     replay(
         data,
-        open_bundle(settings, bundle),
+        found[""],
         settings,
         out_,
+        own=found,
         names=columns.split(",") if columns else None,
         period=period_of(period),
         speed=speed,
@@ -110,15 +112,21 @@ def explain(
         raise SettingsError("--data needs --alerts FILE, the alerts.jsonl of that replay")
     import_keras()
     from stream_detector.adapters.drawing import draw_explanation
-    from stream_detector.adapters.registry import open_bundle
     from stream_detector.codec import Decoder
-    from stream_detector.explain import alerts_of_file, alerts_of_topic, explain, reading_files, reading_topic
+    from stream_detector.explain import (
+        alerts_of_file,
+        alerts_of_topic,
+        bundle_of,
+        explain,
+        reading_files,
+        reading_topic,
+    )
 
     if data:
         found = alerts_of_file(Path(alerts or ""), alert_id)
     else:
         found = alerts_of_topic(settings, alerts or settings.topics.alerts, alert_id, since_ms)
-    opened = open_bundle(settings, bundle, found[-1].model.version)
+    opened = bundle_of(found[-1], settings, bundle)
     decoder = Decoder(opened.manifest.features, settings.columns, settings.events)
     if data:
         read = reading_files(data, decoder, columns.split(",") if columns else None, period_of(period))

@@ -31,11 +31,12 @@ def run(
         sys.exit(_supervise(settings, workers))
     logging.getLogger("stream_detector").setLevel(logging.INFO)
     import_keras()
-    from stream_detector.adapters.registry import open_bundle
+    from stream_detector.adapters.registry import open_bundles
     from stream_detector.app import run_service
     from stream_detector.configured import located
 
-    sys.exit(run_service(settings, open_bundle(settings, bundle), located(settings, bundle)))
+    found = open_bundles(settings, bundle)
+    sys.exit(run_service(settings, found[""], located(settings, bundle), found))
 
 
 def check(config: Config = None, bundle: BundlePath = None) -> None:

@@ -74,6 +74,10 @@ class LargestScorer:
 
     features: tuple[str, ...] = FEATURES
     length = LENGTH
+    device = "none"
+
+    def load(self) -> None:
+        """Nothing to load."""
 
     def warm(self) -> None:
         """Nothing to compile."""

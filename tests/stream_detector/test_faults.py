@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.criteria import Criteria, criteria_of, with_longest_memory
+from stream_detector.criteria import criteria_of, with_longest_memory
 from stream_detector.events import Alert, Errors, Events, Float32, Model, Partition, Windows
 from stream_detector.faults import limits_of
+from stream_detector.groups import alike
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
 from stream_detector.verdicts import alert_records, judge
@@ -20,7 +21,7 @@ from stream_detector.windows import Rolling
 
 FEATURES = ("pressure", "current")
 RULES = Rules(FEATURES, length=4, stride=1, means=(5.0, 5.0))
-PARTITION, MODEL = Partition("events", 0), Model("m", "1")
+PARTITION, MODELS = Partition("events", 0), alike(Model("m", "1"))
 NAN = float("nan")
 VARIED = [0.0, 1.0, 2.0, 1.5, 0.5, 2.5, 0.25]
 
@@ -56,13 +57,13 @@ def told(
     some = windows(rows, rules)
     found = errors(len(some), **about)
     judged = judge(PARTITION, some, found, {}, criteria_of(rules, asked), same)
-    records = alert_records(PARTITION, some, found, judged.changes, same, FEATURES, MODEL)
+    records = alert_records(PARTITION, some, found, judged.changes, same, FEATURES, MODELS)
     return [(one.source.last_offset, one.kind, one.status, one.summary) for one in records]
 
 
 def test_nothing_is_watched_unless_it_is_asked_for() -> None:
     assert limits_of(RULES, Settings()) is None
-    assert criteria_of(RULES, Settings()) == Criteria(Settings().alerts, [])
+    assert criteria_of(RULES, Settings()).look(windows([(1.0, NAN)] * 20)) is None
     assert told([(1.0, NAN)] * 20, Settings()) == []
 
 
@@ -148,7 +149,7 @@ def test_alerts_of_both_kinds_have_ids_of_their_own() -> None:
     asked = settings(features={"pressure": {"range": [0, 10]}})
     found = errors(len(some), 3.0, 0.3)
     judged = judge(PARTITION, some, found, {}, criteria_of(RULES, asked), same)
-    records = alert_records(PARTITION, some, found, judged.changes, same, FEATURES, MODEL)
+    records = alert_records(PARTITION, some, found, judged.changes, same, FEATURES, MODELS)
     assert [(one.kind, one.revision) for one in records] == [("fault", 1), ("anomaly", 1)]
     assert len({one.id for one in records}) == 2
     assert judged.states == ["firing"] * len(some)
@@ -182,7 +183,7 @@ def test_batches_do_not_matter(rows: list[tuple[float, float]], data: st.DataObj
             piece, part = some.take(np.arange(start, stop)), found.cut(start, stop)
             judged = judge(PARTITION, piece, part, incidents, criteria, lambda windows, errors: windows.values * 0 + 1)
             assert all(incidents.get(name) == state for name, state in judged.touched.items())
-            records += alert_records(PARTITION, piece, part, judged.changes, same, FEATURES, MODEL)
+            records += alert_records(PARTITION, piece, part, judged.changes, same, FEATURES, MODELS)
         return records
 
     assert published(cuts) == published([])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.configured import heartbeats_of
 from stream_detector.events import Alert, Model
+from stream_detector.groups import Grouped, Grouping
 from stream_detector.pipeline import Pipeline
 from stream_detector.settings import Settings
 from stream_detector.silence import EVERY, Heartbeats, begin
@@ -166,6 +169,22 @@ def test_the_limits_of_sensors() -> None:
     hall = Hall([*BOTH], Heartbeats((("a", 4.0),)))
     hall.wait(10 * LIMIT)
     assert [sensor for sensor, _, _ in hall.silences] == ["a"]
+
+
+def test_a_group_with_a_bundle_of_its_own_has_its_limits_and_its_model() -> None:
+    hall = Hall([*BOTH], Heartbeats(otherwise=4 * LIMIT))
+    hall.wait(2 * EVERY)
+    one = hall.pipeline.judges.common
+    own = replace(one, model=Model("own", "2"), heartbeats=Heartbeats(otherwise=LIMIT))
+    hall.pipeline.judge_by(Grouped(Grouping({"b": "b"}), one, [own]))
+    hall.wait(2 * LIMIT)
+    assert [sensor for sensor, _, _ in hall.silences] == ["b"]
+    hall.wait(4 * LIMIT)
+    records = [record for record in hall.broker.published if isinstance(record, Alert)]
+    assert [(record.sensor_id, record.model.name, record.threshold) for record in records] == [
+        ("b", "own", LIMIT),
+        ("a", "m", 4 * LIMIT),
+    ]
 
 
 class Trained:

@@ -16,6 +16,7 @@ from stream_detector.alerts import Incident
 from stream_detector.codec import encode_alert, encode_score, identify
 from stream_detector.criteria import Criteria, criteria_of
 from stream_detector.events import Alert, Errors, Float32, Model, Partition, Score, Windows
+from stream_detector.groups import alike
 from stream_detector.pipeline import Pipeline
 from stream_detector.sensors import Rules
 from stream_detector.settings import Alerts, Publish, Settings
@@ -35,7 +36,8 @@ SOURCE = ["topic", "partition", "first_offset", "last_offset"]
 PARTITION = Partition("sensor-events", 3)
 FEATURES = ("pressure", "current")
 MODEL = Model("pumps", "7")
-POLICY = Criteria(Alerts(min_windows=2, resolve_windows=1))
+MODELS = alike(MODEL)
+POLICY = Criteria(alike(Alerts(min_windows=2, resolve_windows=1)))
 START = 1_795_168_800_123  # 2026-11-20T10:00:00.123Z
 
 
@@ -73,8 +75,8 @@ def records(scores: list[float], worst: int = 1) -> tuple[list[dict[str, Any]], 
     some, told = windows(len(scores)), errors(scores, worst)
     judged = judge(PARTITION, some, told, {}, POLICY, expect)
     chosen = np.arange(len(scores))
-    published = score_records(PARTITION, some, told, judged.states, chosen, FEATURES, MODEL)
-    alerts = alert_records(PARTITION, some, told, judged.changes, expect, FEATURES, MODEL)
+    published = score_records(PARTITION, some, told, judged.states, chosen, FEATURES, MODELS)
+    alerts = alert_records(PARTITION, some, told, judged.changes, expect, FEATURES, MODELS)
     return [json.loads(encode_score(one)) for one in published], [json.loads(encode_alert(one)) for one in alerts]
 
 
@@ -155,18 +157,18 @@ def test_the_model_is_asked_only_about_windows_that_alert() -> None:
 
     some, told = windows(5), errors([0.5, 1.5, 1.5, 1.5, 0.1])
     judged = judge(PARTITION, some, told, {}, POLICY, expect)
-    alert_records(PARTITION, some, told, judged.changes, note, FEATURES, MODEL)
+    alert_records(PARTITION, some, told, judged.changes, note, FEATURES, MODELS)
     assert asked == [2]
-    assert alert_records(PARTITION, some, told, [], note, FEATURES, MODEL) == []
+    assert alert_records(PARTITION, some, told, [], note, FEATURES, MODELS) == []
     assert asked == [2]
 
 
 def test_only_chosen_windows_get_a_record() -> None:
     some, told = windows(4), errors([0.1] * 4)
     chosen = np.array([1, 3])
-    found = score_records(PARTITION, some, told, ["normal"] * 4, chosen, FEATURES, MODEL)
+    found = score_records(PARTITION, some, told, ["normal"] * 4, chosen, FEATURES, MODELS)
     assert [score.source.last_offset for score in found] == [13, 15]
-    assert score_records(PARTITION, some, told, ["normal"] * 4, chosen[:0], FEATURES, MODEL) == []
+    assert score_records(PARTITION, some, told, ["normal"] * 4, chosen[:0], FEATURES, MODELS) == []
 
 
 @given(st.lists(st.sampled_from([0.1, 0.9, 1.0, 3.0, 9.0]), max_size=20), st.integers(0, 20))

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -36,13 +36,13 @@ class LivePage:
         self,
         listener: Listener,
         board: Board,
-        model: Callable[[], Model],
+        models: Callable[[], Iterable[Model]],
         *,
         state: Callable[[], tuple[bool, str]],
         expect: Expect,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.listener, self.board, self.model = listener, board, model
+        self.listener, self.board, self.models = listener, board, models
         self.state, self.expect, self.clock = state, expect, clock
         self.viewers = Viewers()
         self._history: deque[tuple[float, int, int]] = deque()  # clock, events, windows
@@ -137,7 +137,7 @@ class LivePage:
         return {
             "ready": ready,
             "state": visible(words),
-            "model": visible(f"{self.model().name} {self.model().version}"),
+            "model": view.shown(", ".join(f"{model.name} {model.version}" for model in self.models())),
             "events": standing.events,
             "windows": standing.windows,
             "rejects": standing.rejects,

@@ -24,7 +24,7 @@ from stream_detector.errors import SettingsError
 from stream_detector.events import Float32
 from stream_detector.pipeline import Pipeline
 from stream_detector.settings import Settings
-from tests.pages import FEATURES, MINUTE, START, Clock, W, access, alert, board, feed, live_page
+from tests.pages import FEATURES, MINUTE, MODEL, START, Clock, W, access, alert, board, feed, live_page
 from tests.service import wait_for
 from tests.simulated import SumScorer
 
@@ -326,13 +326,13 @@ def test_the_pipelines_own_facts_reach_it() -> None:
     world, listener = World(), Listener()
     source = Topic(world.broker)
     pipeline = Pipeline(
-        source, MemoryStore(), SumScorer(), Outlet(world.broker, source), listener, RULES, live_page(listener).model(),
+        source, MemoryStore(), SumScorer(), Outlet(world.broker, source), listener, RULES, MODEL,
         Settings(alerts=POLICY), now_ms=lambda: 0.0,
     )  # fmt: skip
     clock = Clock()
     kept = Board(RULES.features, RULES.length, clock=clock)
     page = LivePage(
-        listener, kept, lambda: pipeline.model, state=lambda: (True, ""), expect=lambda sensors, values: values
+        listener, kept, lambda: pipeline.models.things, state=lambda: (True, ""), expect=lambda sensors, values: values
     )
     source.open(pipeline)
     while not (source.finished and pipeline.flight is None and not pipeline.waiting):

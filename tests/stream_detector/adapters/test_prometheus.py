@@ -131,7 +131,7 @@ def test_every_fact_has_its_metric(observer: PrometheusObserver, server: Server)
         ("sensors",): 2,
         ("assigned_partitions",): 1,
         ("in_flight_batches",): 0,
-        ("model_info", "pumps", "7"): 1,
+        ("model_info", "", "pumps", "7"): 1,
         ("partition_restarts_total", "resumed"): 1,
         ("last_delivery_timestamp_seconds",): 1_000,
     }
@@ -148,12 +148,26 @@ def test_a_partition_that_went_has_no_lag(observer: PrometheusObserver, server: 
 
 
 def test_another_model_takes_the_place_of_the_first(observer: PrometheusObserver, server: Server) -> None:
-    observer.serving(Model("pumps", "8"))
-    observer.reload_failed()
+    observer.serving({"": Model("pumps", "8")})
+    observer.reload_failed("")
     found = samples(server)
-    assert [key[1:] for key in found if key[0] == "stream_detector_model_info"] == [("pumps", "8")]
-    assert found["stream_detector_bundle_last_reload_successful",] == 0
+    assert [key[1:] for key in found if key[0] == "stream_detector_model_info"] == [("", "pumps", "8")]
+    assert found["stream_detector_bundle_last_reload_successful", ""] == 0
     assert found["stream_detector_bundle_reloads_total", "success"] == 2
+
+
+def test_each_group_s_model_has_a_series_and_is_told_apart(observer: PrometheusObserver, server: Server) -> None:
+    observer.serving({"": Model("pumps", "7"), "fans": Model("fans", "1")})
+    observer.reload_failed("")
+    observer.serving({"": Model("pumps", "7"), "fans": Model("fans", "2")})
+    found = samples(server)
+    models = {key[1:] for key in found if key[0] == "stream_detector_model_info"}
+    assert models == {("", "pumps", "7"), ("fans", "fans", "2")}
+    assert found["stream_detector_bundle_last_reload_successful", ""] == 0  # what went well for fans is not its success
+    assert found["stream_detector_bundle_last_reload_successful", "fans"] == 1
+    assert found["stream_detector_bundle_reloads_total", "success"] == 3
+    observer.reload_recovered("")
+    assert samples(server)["stream_detector_bundle_last_reload_successful", ""] == 1
 
 
 def test_labels_are_bounded(observer: PrometheusObserver, server: Server) -> None:

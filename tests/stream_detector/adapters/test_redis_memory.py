@@ -26,6 +26,8 @@ KEY = 500  # bytes a sensor for its name, twice, its key, its entry among the he
 class Filling:
     """A log in which all sensors take turns, as arrays; and an outlet and a scorer that do nothing with it."""
 
+    device = "none"
+
     def __init__(self, rules: Rules, sensors: int) -> None:
         self.rules, self.features, self.length = rules, rules.features, rules.length
         self.names = [f"plant-7/line-2/sensor-{number:05}" for number in range(sensors)] * EACH
@@ -73,6 +75,9 @@ class Filling:
 
     def deliver(self, delivery: Delivery) -> None:
         """Nowhere."""
+
+    def load(self) -> None:
+        """Nothing to load."""
 
     def warm(self) -> None:
         """Nothing to compile."""
