@@ -271,18 +271,18 @@ def test_a_version_that_is_promoted_takes_over_while_it_runs(
         assert service.terminate() == 143
     scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
     assert len(scores) == len({score["id"] for score in scores}) == expected_windows(sent)
-    thresholds: dict[str, set[float]] = {first.version: set(), second.version: set()}
     for sensor in {score["sensor_id"] for score in scores}:
         own = sorted((one for one in scores if one["sensor_id"] == sensor), key=lambda one: one["window_end"])
         versions = [one["model"]["version"] for one in own]
         assert set(versions) == {first.version, second.version}
         assert versions == sorted(versions, key=[first.version, second.version].index)
+    thresholds: dict[str, dict[tuple[str, str], float]] = {first.version: {}, second.version: {}}
     for score in scores:
-        if score["part"] == "model":
-            thresholds[score["model"]["version"]].add(round(score["threshold"], 4))
-    assert {round(one / 2, 3) for one in thresholds[first.version]} & {
-        round(one, 3) for one in thresholds[second.version]
-    }
+        thresholds[score["model"]["version"]][score["sensor_id"], score["part"]] = score["threshold"]
+    both = thresholds[first.version].keys() & thresholds[second.version].keys()
+    assert both
+    for one in both:
+        assert thresholds[second.version][one] == pytest.approx(thresholds[first.version][one] / 2, rel=1e-5)
 
 
 def stricter(path: Path, target: Path) -> Path:
