@@ -32,12 +32,12 @@ class WebhookMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"{PREFIX}_{name}", text, ["target", *labels], registry=registry)
 
-        self._tries = counter("attempts", "Requests to targets, by outcome.", "outcome")
+        self._tries = counter("attempts", "Requests to targets, by what came of them.", "outcome")
         self._delivered = counter("delivered", "Alerts that targets accepted.")
         self._dead = counter("dead_letters", "Alerts that became dead letters, by reason.", "reason")
         self._missed = counter("missed_records", "Records of the alerts topic that retention removed too early.")
         self._seconds = Histogram(
-            f"{PREFIX}_attempt_seconds", "Time that a request took.", ["target"], registry=registry, buckets=TRIES
+            f"{PREFIX}_attempt_seconds", "How long a request took.", ["target"], registry=registry, buckets=TRIES
         )
         self._delay = Histogram(
             f"{PREFIX}_delivery_seconds",
@@ -46,12 +46,15 @@ class WebhookMetrics:
             registry=registry,
             buckets=DELAYS,
         )
-        self._waiting = gauge("waiting", "Alerts that were read and are not done.")
+        self._waiting = gauge("waiting", "Alerts that were read and are not done: the backlog, with the lag.")
         self._lag = gauge("consumer_lag", "Records of the alerts topic that were not read yet.")
         self._flying = gauge("in_flight", "Requests under way.")
         self._success = gauge("last_success_timestamp_seconds", "When a target last accepted an alert.")
         self._state = Gauge(
-            f"{PREFIX}_target_state", "1 for the state that a target is in.", ["target", "state"], registry=registry
+            f"{PREFIX}_target_state",
+            "1 for the state that a target is in: ok, open, disabled.",
+            ["target", "state"],
+            registry=registry,
         )
         for target in targets:
             for metric in (self._delivered, self._missed, self._seconds, self._delay):
