@@ -30,8 +30,10 @@ NAMED = {"groups": "pumps", "features": "flow", "webhooks": "ops"}
 
 def build(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """As `make docs` does."""
-    options = ["--quiet", "--fail-on-warning", "-b", "html", "-c", root / "docs"]
-    return subprocess.run([sys.executable, "-m", "sphinx", *options, root, out], capture_output=True, text=True)
+    options = ["--quiet", "--fail-on-warning", "-b", "html", "-c", f"{root}/docs"]
+    return subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(root), str(out)], capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.servers import KafkaBroker
 from tests.walk import walk
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 
 
+@pytest.mark.timeout(600)  # a training, a replay and a service, on whatever the machine has left
 def test_the_tutorial_leads_to_the_alert(redis_url: str, tmp_path: Path) -> None:
     with KafkaBroker() as broker, walk(tmp_path, broker, redis_url) as reader:  # a broker without the README's topics
         seen = reader.follow(TUTORIAL)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from stream_detector.adapters.http import Server, serve
 from stream_detector.settings import Metrics
 from stream_detector.webhooks.circuit import State
-from stream_detector.webhooks.ports import Outcome
+from stream_detector.webhooks.ports import Outcome, Word
 
 PREFIX = "stream_detector_webhooks"
 TRIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0)  # seconds
@@ -32,7 +32,7 @@ class WebhookMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"{PREFIX}_{name}", text, ["target", *labels], registry=registry)
 
-        self._tries = counter("attempts", "Requests to targets, by what came of them.", "outcome")
+        self._tries = counter("attempts", f"Requests to targets: {', '.join(get_args(Word))}.", "outcome")
         self._delivered = counter("delivered", "Alerts that targets accepted.")
         self._dead = counter("dead_letters", "Alerts that became dead letters, by reason.", "reason")
         self._missed = counter("missed_records", "Records of the alerts topic that retention removed too early.")
