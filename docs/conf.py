@@ -23,6 +23,7 @@ html_extra_path = ["site"]
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_search_summary = False  # browsers let no page from disk read another
 html_show_copyright = False
 html_show_sphinx = False
 

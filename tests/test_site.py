@@ -114,9 +114,9 @@ def test_the_site_is_read_from_disk(site: Path, chromium: Chromium) -> None:
         tab.page.wait_for_url("**/docs/index.html")
         tab.page.get_by_role("link", name="Settings", exact=True).first.click()
         tab.page.wait_for_url("**/settings.html")
-        tab.page.locator("input[name=q]").first.fill("hysteresis")
+        tab.page.locator("input[name=q]").first.fill("cooldown")
         tab.page.keyboard.press("Enter")
-        tab.page.locator("ul.search a", has_text="Alerts").first.wait_for()
+        tab.page.get_by_role("link", name="Settings > alerts.cooldown").wait_for()
         assert tab.said == []
         assert all(address.startswith("file://") for address in tab.asked)
     finally:
@@ -127,7 +127,7 @@ def test_the_site_is_read_from_disk(site: Path, chromium: Chromium) -> None:
 def test_no_page_is_wider_than_the_screen(site: Path, chromium: Chromium, width: int) -> None:
     tab = chromium.look(width=width, offline=True)
     try:
-        for page in sorted(site.rglob("*.html")):
+        for page in sorted({*site.rglob("*.html")} - {site / "index.html"}):  # which leads elsewhere
             tab.page.goto(page.as_uri())
             assert tab.page.evaluate("document.documentElement.scrollWidth") <= width, page.name
     finally:

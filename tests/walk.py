@@ -23,6 +23,7 @@ from tests.servers.process import free_port
 from tests.service import wait_for
 
 BLOCK = re.compile(r"<!-- (?P<what>[^>]+?) -->\n```\w+\n(?P<text>.*?)```", re.DOTALL)
+PATIENCE = 240.0  # seconds for one command
 ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
@@ -74,7 +75,7 @@ class Walk:
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         self.told += done.stdout
