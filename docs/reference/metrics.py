@@ -23,17 +23,8 @@ them is in [monitoring.md](../monitoring.md), what to do when a rule fires in th
 """
 SERVICE = "At `/metrics` on `metrics.port` (9464) of each worker of `stream-detector run`."
 WEBHOOKS = "At `/metrics` on `webhooks.metrics_port` (9465) of `stream-detector webhooks`."
-UNITS = (
-    "seconds",
-    "bytes",
-    "events",
-    "windows",
-    "batches",
-    "sensors",
-    "partitions",
-    "alerts",
-    "records",
-)  # at a name's end
+# At the end of a name.
+UNITS = ("seconds", "bytes", "events", "windows", "batches", "sensors", "partitions", "alerts", "records")
 
 
 def page() -> str:
