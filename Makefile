@@ -22,7 +22,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo check test chaos lint servers dashboards browser screenshot real throughput fuzz soak quality models training lock format clean
+.PHONY: help setup setup-dev demo check test chaos lint servers dashboards docs reference browser screenshot real throughput fuzz soak quality models training lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,13 @@ servers: $(KAFKA)/.stamp $(MONITORING)/.stamp  ## Kafka, Prometheus and Alertman
 
 dashboards: setup-dev  ## write deploy/grafana/dashboards anew from its code
 	$(BIN)/python -m deploy.grafana
+
+docs: setup-dev  ## the documents as a site that needs no network, in build/docs; a link that breaks fails
+	rm -rf build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning -b html -c docs . build/docs
+
+reference: setup-dev  ## write docs/reference/*.md anew from the code that they are about
+	$(BIN)/python -m docs.reference
 
 browser:
 	tests/servers/browser.sh

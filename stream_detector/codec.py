@@ -25,27 +25,30 @@ from stream_detector.timestamps import parse
 from stream_detector.timestamps import rfc3339 as rfc3339  # others take it from here
 from stream_detector.timestamps import rfc3339_all as rfc3339_all
 
-REASONS: Final = (
-    "tombstone",  # a key without a value
-    "empty",  # a value of no bytes
-    "too-long",  # more than events.max_bytes
-    "bad-encoding",  # not UTF-8
-    "not-json",  # also NaN and Infinity, which JSON does not have, and nesting too deep to read
-    "not-an-object",
-    "bad-row",  # CSV: another number of cells than the header has
-    "missing-sensor-id",
-    "bad-sensor-id",  # not a text or an integer, empty, or longer than events.max_sensor_id
-    "missing-timestamp",
-    "bad-timestamp",
-    "bad-value",  # not a number
-    "unknown-feature",  # only if events.unknown_features = "reject"
-    "future-timestamp",  # more than events.max_future beyond the record's own timestamp
-    "non-finite",  # infinite, or beyond what a float32 holds; an integer of thousands of digits, wherever it stands
-    "no-values",  # every feature is missing
-    "missing-feature",  # only if events.missing = "reject"
-    "unscorable",  # the device gives no score for the window that the event completes
-    "unreadable",  # the decoder itself failed: a bug, please report it with the message
-)
+REASONS: Final = {
+    "tombstone": "a key without a value",
+    "empty": "a value of no bytes",
+    "too-long": "more bytes than `events.max_bytes`",
+    "bad-encoding": "not UTF-8",
+    "not-json": "also NaN and Infinity, which JSON does not have, and nesting too deep to read",
+    "not-an-object": "JSON, but no object",
+    "bad-row": "CSV: another number of cells than the header has",
+    "missing-sensor-id": "neither a field nor a key names the sensor",
+    "bad-sensor-id": "not a text or an integer, empty, or longer than `events.max_sensor_id`",
+    "missing-timestamp": "no field names the time",
+    "bad-timestamp": "the time cannot be read",
+    "bad-value": "not a number",
+    "unknown-feature": 'only if `events.unknown_features = "reject"`',
+    "future-timestamp": "more than `events.max_future` beyond the record's own timestamp",
+    "non-finite": "infinite, beyond what a float32 holds, or an integer of thousands of digits, wherever it stands",
+    "no-values": "every feature is missing",
+    "missing-feature": 'only if `events.missing = "reject"`',
+    "late": "older than its sensor's newest event by more than `window.grace`",
+    "unknown-sensor": 'only if `events.unknown_sensors = "reject"`',
+    "too-many-sensors": "its partition has `window.max_sensors` already",
+    "unscorable": "the device gives no score for the window that the event completes",
+    "unreadable": "the decoder itself failed: a bug, please report it with the message",
+}
 """Why an event cannot be used; where several hold, the first of this order is given."""
 
 Shape: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], Sequence[float | None]]]

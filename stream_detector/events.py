@@ -171,16 +171,22 @@ class Model(msgspec.Struct, frozen=True):
     """Which model judged."""
 
     name: str
+    """The bundle's."""
     version: str
+    """When it was made and a digest of it, as `models list` names it."""
 
 
 class Origin(msgspec.Struct, frozen=True):
     """The events that a score came from."""
 
     topic: str
+    """The events topic, or the file."""
     partition: int
+    """Its partition."""
     first_offset: int
+    """Of the window's first event."""
     last_offset: int
+    """Of its last."""
 
 
 State: TypeAlias = Literal["normal", "pending", "firing"]
@@ -191,56 +197,97 @@ class Score(msgspec.Struct, frozen=True):
     """One record of the scores topic: one window."""
 
     id: str
+    """32 hexadecimal digits: the same on every reading, another for every other window."""
     sensor_id: str
+    """As events give it."""
     window_start: str
+    """Time of the window's first event."""
     window_end: str
+    """Time of its last."""
     events: int
+    """How many it holds."""
     score: float
+    """`error / threshold` of the part that is highest: 1 and above is anomalous."""
     threshold: float
+    """What the error was held against; of this sensor where training saw enough of it."""
     error: float
+    """How far the window is from normal, in the model's own measure."""
     state: State
+    """Of the sensor after this window."""
     contributions: dict[str, float]
+    """Share of each feature in the error; they sum to 1."""
     worst_step: int
+    """The event of the window with the largest error, from 0."""
     confidence: float
+    """Share of the window's values that were measured, from 0 to 1."""
     imputed: list[str]
+    """Features of which a value was filled in."""
     model: Model
+    """Which model judged."""
     source: Origin
-    part: PartName = "model"  # of the score: whose error, threshold and contributions these are
+    """The events that it came from."""
+    part: PartName = "model"
+    """Of the score: whose error, threshold and contributions these are."""
 
 
 class Embedding(msgspec.Struct, frozen=True):
     """One record of the embeddings topic: what the model's code makes of one window."""
 
-    id: str  # that of the window's score
+    id: str
+    """That of the window's score."""
     sensor_id: str
+    """As events give it."""
     window_start: str
+    """Time of the window's first event."""
     window_end: str
+    """Time of its last."""
     embedding: list[float]  # (D)
-    model: Model  # embeddings of different models do not compare
+    """The model's code of the window."""
+    model: Model
+    """Whose code; embeddings of different models do not compare."""
     source: Origin
+    """The events that it came from."""
 
 
 class Alert(msgspec.Struct, frozen=True):
     """One record of the alerts topic: one change of one alert's state."""
 
     id: str
+    """Stays through the alert's life. Of an anomaly: the id of the window that opened it."""
     revision: int
+    """Rises by one with each record of the alert, from 1."""
     status: Literal["firing", "resolved"]
+    """`firing` also when it becomes worse."""
     kind: Literal["anomaly", "silence", "fault"]
+    """`fault` is about the sensor itself; an anomaly may become one."""
     sensor_id: str
+    """As events give it."""
     severity: Severity
+    """By the highest score; never falls."""
     started_at: str
+    """End of the first window that it is about, in event time; of a silence, the time of the last event."""
     ended_at: str | None
+    """When it resolved; null before."""
     score: float
+    """Of the window that changed it; of a silence 1."""
     peak_score: float
+    """The highest so far."""
     threshold: float
+    """What that window's error was held against; of a silence, the seconds that the sensor may be silent."""
     contributions: dict[str, float]
+    """Share of each feature in that error; they sum to 1. Empty for a silence."""
     observed: dict[str, float]
+    """What was measured at the window's worst step, raw units."""
     expected: dict[str, float]
+    """What the model expected there; empty where it expects no values."""
     summary: str
+    """One line for a person."""
     model: Model
+    """Which model judged."""
     source: Origin
-    part: PartName = "model"  # of the score
+    """The events that it came from."""
+    part: PartName = "model"
+    """Of the score: whose threshold and contributions these are."""
 
 
 class Finding(NamedTuple):

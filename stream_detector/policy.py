@@ -14,15 +14,22 @@ from stream_detector.sections import Duration, Section
 class Alerts(Section):
     """When a score becomes an alert. Durations are event time."""
 
-    # Anomalous windows in a row before an alert fires. One: the budget of thresholds counts incidents, however short.
     min_windows: int = Field(1, ge=1)
-    min_duration: Duration = 0  # … and from the end of the first of them to that of the last
-    resolve_windows: int = Field(5, ge=1)  # windows in a row below `resolve_below` before it resolves
+    """Anomalous windows in a row before an alert fires; the budget of thresholds counts incidents of one."""
+    min_duration: Duration = 0
+    """… and from the end of the first of them to that of the last."""
+    resolve_windows: int = Field(5, ge=1)
+    """Windows in a row below `resolve_below` before it resolves."""
     resolve_below: float = Field(0.7, gt=0, le=1)
-    keep_firing_for: Duration = 0  # … and so long since the last window that was not
-    cooldown: Duration = 0  # after it resolved: only a worse one fires before this is over
-    major: float = Field(2.0, gt=1)  # peak score from which an alert is major
+    """The score below which a window is calm."""
+    keep_firing_for: Duration = 0
+    """… and so long since the last window that was not."""
+    cooldown: Duration = 0
+    """After it resolved: only a worse one fires before this is over."""
+    major: float = Field(2.0, gt=1)
+    """Peak score from which an alert is major."""
     critical: float = Field(5.0, gt=1)
+    """… and critical; above `major`."""
 
     @model_validator(mode="after")
     def _bands(self) -> Alerts:
@@ -34,8 +41,10 @@ class Alerts(Section):
 class Group(Section):
     """What is different for some sensors; what is not given is as in ``[alerts]``."""
 
-    sensors: str = Field(min_length=1)  # a pattern of sensor ids, as in a shell: "pump-*"
-    bundle: str | None = Field(None, min_length=1)  # that judges them, named as in bundle.path; None: that one
+    sensors: str = Field(min_length=1)
+    """A pattern of sensor ids, as in a shell: `"pump-*"`."""
+    bundle: str | None = Field(None, min_length=1)
+    """The bundle that judges them, named as in `bundle.path`; without it, that one."""
     min_windows: int | None = Field(None, ge=1)
     min_duration: Duration | None = None
     resolve_windows: int | None = Field(None, ge=1)
@@ -55,11 +64,17 @@ class Feature(Section):
     """What is asked of one feature beyond its part in the score."""
 
     direction: Literal["both", "above_expected", "below_expected"] = "both"
-    min_deviation: float = Field(0.0, ge=0, allow_inf_nan=False)  # from what was expected, raw units
-    min_deviation_ratio: float = Field(0.0, ge=0, allow_inf_nan=False)  # … as a share of what was expected
-    range: tuple[float, float] | None = None  # what the sensor can show, raw units; inf and -inf for no limit
-    stuck_events: int | None = Field(None, ge=2)  # so many equal values in a row are a fault …
-    stuck_after: Duration | None = None  # … if they also last so long
+    """Which deviations count."""
+    min_deviation: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """From what was expected, raw units; smaller ones do not count."""
+    min_deviation_ratio: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """… as a share of what was expected."""
+    range: tuple[float, float] | None = None
+    """What the sensor can show, raw units; inf and -inf for no limit."""
+    stuck_events: int | None = Field(None, ge=2)
+    """So many equal values in a row are a fault …"""
+    stuck_after: Duration | None = None
+    """… if they also last so long."""
 
     @field_validator("range")
     @classmethod
@@ -77,9 +92,12 @@ class Feature(Section):
 class Faults(Section):
     """Alerts of kind `fault`: the sensor and not what it measures. ``range`` stands with each feature."""
 
-    stuck: Literal["learned", "off"] = "learned"  # learned: by the longest run of equal values in training
-    stuck_factor: float = Field(3.0, gt=1, allow_inf_nan=False)  # learned: stuck from so many times that
-    dropout: float | Literal["off"] = "off"  # a feature that is missing in more than this share of a window's events
+    stuck: Literal["learned", "off"] = "learned"
+    """`learned`: by the longest run of equal values in training."""
+    stuck_factor: float = Field(3.0, gt=1, allow_inf_nan=False)
+    """With `learned`: stuck from so many times that."""
+    dropout: float | Literal["off"] = "off"
+    """A feature that is missing in more than this share of a window's events; above 0 and below 1."""
 
     @field_validator("dropout")
     @classmethod

@@ -56,7 +56,7 @@ Duration = Annotated[int, BeforeValidator(_milliseconds), AfterValidator(_sensib
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)  # docs/reference shows them
 
     @model_validator(mode="before")
     @classmethod

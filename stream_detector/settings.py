@@ -59,14 +59,23 @@ class Kafka(Section):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     bootstrap_servers: str | list[str] = "127.0.0.1:9092"
+    """Brokers to begin with: one text with commas, or a list."""
     group_id: str = Field("stream-detector", min_length=1)
+    """The consumer group. Workers of the same group share the partitions."""
     group_instance_id: str | None = None
-    auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # where a group starts that never committed
+    """A name that stays, for static membership; it must differ from worker to worker."""
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    """Where a group starts that never committed."""
     sasl_plain_password: SecretStr | None = None
-    sasl_oauth_token_file: Path | None = None  # ours: holds the token for OAUTHBEARER, read anew at each login
+    """For `sasl_mechanism` PLAIN and SCRAM."""
+    sasl_oauth_token_file: Path | None = None
+    """Ours: holds the token for OAUTHBEARER, read anew at each login."""
     ssl_password: SecretStr | None = None
-    proxy_url: SecretStr | None = None  # may hold a password
+    """Of the key in `ssl_keyfile`."""
+    proxy_url: SecretStr | None = None
+    """A proxy to the brokers. May hold a password, hence secret."""
     socks5_proxy: SecretStr | None = None
+    """The same under its older name."""
 
     def client(self) -> dict[str, Any]:
         """What was set, secrets revealed, as keyword arguments of kafka-python."""
@@ -77,12 +86,20 @@ class Kafka(Section):
 
 
 class Topics(Section):
+    """Names of topics; all differ."""
+
     events: str = "sensor-events"
+    """Events are read from here."""
     scores: str = "sensor-scores"
+    """One record a window goes here."""
     alerts: str = "sensor-alerts"
+    """One record a change of an alert goes here."""
     dead_letters: str = "sensor-events-dead-letters"
-    embeddings: str = "sensor-embeddings"  # used with publish.embeddings alone
-    webhook_dead_letters: str = "sensor-alerts-webhook-dead-letters"  # used by `stream-detector webhooks` alone
+    """Events that cannot be used go here."""
+    embeddings: str = "sensor-embeddings"
+    """What the model's code makes of each window; used with `publish.embeddings` alone."""
+    webhook_dead_letters: str = "sensor-alerts-webhook-dead-letters"
+    """Alerts that a target did not take; used by `stream-detector webhooks` alone."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Topics:
@@ -94,14 +111,24 @@ class Topics(Section):
 
 
 class Redis(Section):
-    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")  # may hold a password, hence secret
-    username: str | None = None  # of Redis' ACL; it and the password win over those in the URL
+    """Where windows live."""
+
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """`redis://`, or `rediss://` for TLS. May hold a password, hence secret."""
+    username: str | None = None
+    """Of Redis' ACL; it and the password win over those in the URL."""
     password: SecretStr | None = None
-    ca_file: Path | None = None  # for rediss://; the system's authorities count too
+    """Of that user, or of Redis where there are no users."""
+    ca_file: Path | None = None
+    """An authority for `rediss://`; the system's count too."""
     cert_file: Path | None = None
+    """The certificate that we show, if Redis asks for one."""
     key_file: Path | None = None
+    """Its key."""
     timeout: Duration = 5_000
+    """To connect, and for each answer."""
     prefix: str = Field("sd", min_length=1, pattern=r"^[^{}\s]+$")
+    """Begins each key, so that several services can share one Redis."""
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Redis:
@@ -118,31 +145,55 @@ class Columns(Section):
     """How the fields of events and the columns of files are named."""
 
     sensor_id: str = "sensor_id"
+    """The sensor's id. Where an event has none, the record's key is taken."""
     timestamp: str = "timestamp"
+    """When it was measured."""
     values: str = "values"
+    """The object that holds the values; they may also stand beside the others."""
     ignored: list[str] = Field(default_factory=list)
+    """Fields that are no features."""
     label: str | None = None
-    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"  # of timestamps that name none
+    """A column of labels, for `train`; no feature."""
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    """Of timestamps that name none: an IANA name such as `Europe/Berlin`."""
 
 
 class EventRules(Section):
+    """Which events are taken."""
+
     unknown_features: Literal["reject", "ignore"] = "reject"
-    unknown_sensors: Literal["accept", "reject"] = "accept"  # known: those that the bundle was trained on
+    """What becomes of an event with features that the bundle does not know."""
+    unknown_sensors: Literal["accept", "reject"] = "accept"
+    """… of sensors that the bundle was not trained on."""
     missing: Literal["last", "mean", "reject"] = "last"
+    """Stands in for a missing value: the sensor's last, the mean of training, or nothing (dead letter)."""
     max_bytes: int = Field(65_536, gt=0)
+    """Longer messages are dead letters."""
     max_sensor_id: int = Field(256, gt=0)
-    max_future: Duration = 3_600_000  # beyond the record's own timestamp at the broker
+    """Characters; longer ids are dead letters."""
+    max_future: Duration = 3_600_000
+    """How far a timestamp may lie beyond the record's own at the broker."""
 
 
 class Window(Section):
-    length: int | None = Field(None, ge=1)  # the bundle's, and checked against it
+    """What a sensor's window holds. Durations are event time."""
+
+    length: int | None = Field(None, ge=1)
+    """Events in a window: the bundle's, and checked against it."""
     stride: int | None = Field(None, ge=1)
+    """Events from window to window: the bundle's if not given."""
     grace: Duration = 0
+    """An event that is older than its sensor's newest by more than this is late: a dead letter."""
     duplicates: Literal["drop", "keep"] = "drop"
-    max_gap: Duration | None = None  # None: no gap starts a window over
-    clock_reset: Duration | None = None  # an event further behind: the sensor's clock was set back; None: it is late
+    """What becomes of an event that repeats a sensor's timestamp."""
+    max_gap: Duration | None = None
+    """After a longer silence of a sensor its window starts over; by default after none."""
+    clock_reset: Duration | None = None
+    """An event further behind: the clock was set back and the window starts over; by default it is late."""
     ttl: Duration = 7 * 86_400_000
-    max_sensors: int = Field(100_000, gt=0, le=10_000_000)  # per partition
+    """A sensor this far behind its partition's newest event is forgotten."""
+    max_sensors: int = Field(100_000, gt=0, le=10_000_000)
+    """Per partition; events of more sensors are dead letters."""
 
     @model_validator(mode="after")
     def _apart(self) -> Window:
@@ -154,39 +205,57 @@ class Window(Section):
 class Silence(Section):
     """Alerts of kind `silence`: a sensor that was expected to speak and did not."""
 
-    after: Duration | Literal["off", "learned"] = "off"  # learned: by the usual interval of each sensor in training
-    factor: float = Field(10.0, gt=1)  # learned: silent for so many usual intervals …
-    at_least: Duration = 60_000  # … and for so long
-    # By pattern of sensor ids, such as {"pump-*" = "5m"}; the first that fits wins:
+    after: Duration | Literal["off", "learned"] = "off"
+    """How long is too long; `learned`: by the usual interval of each sensor in training."""
+    factor: float = Field(10.0, gt=1)
+    """With `learned`: silent for so many usual intervals …"""
+    at_least: Duration = 60_000
+    """… and for so long."""
     sensors: dict[str, Duration] = Field(default_factory=dict)
+    """By pattern of sensor ids, such as `{"pump-*" = "5m"}`; the first that fits wins."""
 
 
 class Publish(Section):
+    """What is published beside alerts."""
+
     scores: Literal["all", "anomalous", "none"] = "all"
-    embeddings: bool = False  # what the model's code makes of each window, to a topic of its own
+    """Which scores go to their topic."""
+    embeddings: bool = False
+    """What the model's code makes of each window, to a topic of its own."""
 
 
 class Delivery(Section):
+    """How results and positions are committed, and what is read again after a loss of state."""
+
     mode: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """`at_least_once`: for brokers without transactions; records may repeat after a crash, ids the same."""
     transaction_timeout: Duration = 10_000
-    fenced: Literal["rejoin", "exit"] = "rejoin"  # what a worker does that another has taken over from
-    # What is read again where Redis has lost its state, whichever bound comes first:
-    lookback_events: int | None = Field(None, ge=1)  # of each sensor; None: a window and what hysteresis counts
-    lookback_time: Duration = 86_400_000  # by the records' own timestamps
-    lookback_limit: int = Field(1_000_000, ge=0)  # events of a partition
+    """What takes longer is given up and tried again."""
+    fenced: Literal["rejoin", "exit"] = "rejoin"
+    """What a worker does that another has taken over from."""
+    lookback_events: int | None = Field(None, ge=1)
+    """Read again where Redis lost its state: of each sensor; else a window and what hysteresis counts …"""
+    lookback_time: Duration = 86_400_000
+    """… or by the records' own timestamps …"""
+    lookback_limit: int = Field(1_000_000, ge=0)
+    """… or events of a partition, whichever bound comes first."""
 
 
 class Access(Section):
     """A port that is listened on, and who may ask there."""
 
     host: str = "127.0.0.1"
+    """The address that is listened on. Think before you open it to a network."""
     port: int = Field(0, ge=0, le=65_535)
-    tls_cert_file: Path | None = None  # both: https; read anew when they change
+    """The port that is listened on; 0 takes a free one."""
+    tls_cert_file: Path | None = None
+    """With `tls_key_file`: https. Both are read anew when they change."""
     tls_key_file: Path | None = None
+    """The certificate's key."""
     username: str | None = None
+    """Who may ask, by HTTP's basic authentication; needs `password`."""
     password: SecretStr | None = None
-    worst_sensors: int = Field(10, ge=0, le=1_000)  # have series of their own …
-    firing_sensors: int = Field(50, ge=0, le=1_000)  # … and so have so many with an open alert
+    """Of that user."""
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Self:
@@ -201,33 +270,55 @@ class Metrics(Access):
     """User and password are asked for at /metrics; /livez and /readyz stay open."""
 
     port: int = Field(9464, ge=0, le=65_535)
+    """The port that is listened on; 0 takes a free one, `run --workers` counts up from it."""
+    worst_sensors: int = Field(10, ge=0, le=1_000)
+    """So many sensors, those with the highest scores, have series of their own …"""
+    firing_sensors: int = Field(50, ge=0, le=1_000)
+    """… and so have so many with an open alert, the most severe first."""
 
 
 class Page(Access):
     """The live page. On a port of its own: orchestrators need the other one, and the page shows what was measured."""
 
     enabled: bool = False
+    """Whether `run` serves the page."""
     port: int = Field(9564, ge=0, le=65_535)
-    names: list[str] = Field(default_factory=list)  # host names it answers to, beside those of loopback
+    """The port that is listened on; 0 takes a free one, `run --workers` counts up from it."""
+    names: list[str] = Field(default_factory=list)
+    """Host names it answers to, beside those of loopback."""
 
 
 class Bundle(Section):
-    path: str | None = None  # a bundle, or a registry of them; a folder or a URL such as s3://bucket/models
-    reload: Duration | Literal["off"] = 30_000  # how often to look for another one there
+    """The model that judges."""
+
+    path: str | None = None
+    """A bundle, or a registry of them; a folder or a URL such as `s3://bucket/models`."""
+    reload: Duration | Literal["off"] = 30_000
+    """How often to look for another one there."""
 
 
 class Device(Section):
+    """What the model runs on."""
+
     max_batch_windows: int = Field(1_024, ge=1)
+    """More windows are scored in several calls; the device's memory decides."""
 
 
 class Poll(Section):
-    max_records: int = Field(20_000, ge=1, le=100_000)  # in a batch, hence in a transaction
-    max_window_bytes: int = Field(268_435_456, ge=1)  # of a batch's windows; wide models get smaller batches
+    """How much is read at a time."""
+
+    max_records: int = Field(20_000, ge=1, le=100_000)
+    """In a batch, hence in a transaction."""
+    max_window_bytes: int = Field(268_435_456, ge=1)
+    """Of a batch's windows; wide models get smaller batches."""
     timeout: Duration = 500
+    """How long a poll waits for events."""
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
 
     kafka: Kafka = Kafka()
     topics: Topics = Topics()
@@ -236,7 +327,8 @@ class Settings(BaseSettings):
     events: EventRules = EventRules()
     window: Window = Window()
     alerts: Alerts = Alerts()
-    groups: dict[str, Group] = {}  # the first whose pattern fits a sensor counts
+    groups: dict[str, Group] = {}
+    """The first whose pattern fits a sensor counts."""
     features: dict[str, Feature] = {}
     faults: Faults = Faults()
     silence: Silence = Silence()

@@ -107,22 +107,38 @@ def network_of(text: str) -> IPv4Network | IPv6Network | None:
 class Target(Section):
     """One receiver of webhooks."""
 
-    url: SecretStr | None = None  # may hold a token, as Slack's does; hence secret
+    url: SecretStr | None = None
+    """Where requests go. May hold a token, as Slack's does; hence secret. PagerDuty's is known."""
     format: Format = "json"
-    secrets: Secrets = ()  # each request is signed with all of them, so that receivers can change over
-    headers: Headers = Field(default_factory=dict)  # further ones, such as an API key
+    """Of the body."""
+    secrets: Secrets = ()
+    """`whsec_…`; each request is signed with all of them, so that receivers can change over. `json` needs one."""
+    headers: Headers = Field(default_factory=dict)
+    """Further ones, such as an API key; in a file, `Name: value` a line."""
     bearer_token: Annotated[SecretStr, AfterValidator(_token)] | None = None
-    routing_key: SecretStr | None = None  # of PagerDuty's integration
-    template: str | None = Field(None, min_length=1)  # of the body, Jinja2
+    """Sent as `Authorization: Bearer …`."""
+    routing_key: SecretStr | None = None
+    """Of PagerDuty's integration."""
+    template: str | None = Field(None, min_length=1)
+    """Of the body, Jinja2; with `format = "template"`."""
     template_file: Path | None = None
+    """A file that holds it."""
     severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = get_args(Severity)
+    """Alerts of other severities are not sent."""
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = get_args(Kind)
-    sensors: Patterns = ("*",)  # patterns of sensor ids, as in a shell; one of them must fit
+    """Alerts of other kinds are not sent."""
+    sensors: Patterns = ("*",)
+    """Patterns of sensor ids, as in a shell; one of them must fit."""
     send_resolved: bool = True
-    picture: bool = False  # of what was observed and expected, in the body
-    timeout: Annotated[Duration, AfterValidator(_patience)] = 15_000  # of one try, all in all
-    concurrency: int = Field(4, ge=1, le=64)  # tries at a time, of different alerts
-    ca_file: Path | None = None  # an authority beside the system's
+    """Whether the end of an alert is told too."""
+    picture: bool = False
+    """Of what was observed and expected, in the body: a small PNG, with `json` and `template`."""
+    timeout: Annotated[Duration, AfterValidator(_patience)] = 15_000
+    """Of one try, all in all; from `100ms` to `2m`."""
+    concurrency: int = Field(4, ge=1, le=64)
+    """Tries at a time, of different alerts."""
+    ca_file: Path | None = None
+    """An authority beside the system's."""
 
     @property
     def address(self) -> str:
@@ -170,16 +186,26 @@ def check_url(text: str) -> None:
 class Webhooks(Section):
     """What all targets share."""
 
-    group_id: str = Field("stream-detector-webhooks", min_length=1)  # each target's group is this, a hyphen, its name
-    start: Literal["latest", "earliest"] = "latest"  # which alerts a target gets that is new
-    retries: Delays = RETRIES  # from one try to the next; after the last, dead letters
-    jitter: float = Field(0.1, ge=0, le=1, allow_inf_nan=False)  # so much of each is added at random, at most
-    max_retry_after: Duration = HOUR  # what receivers may ask for by Retry-After
-    circuit_failures: int = Field(5, ge=1)  # in a row; then one probe at a time
-    max_waiting: int = Field(1_000, ge=1, le=100_000)  # unfinished alerts of a target in memory; then no more are read
-    allow_internal: tuple[Annotated[str, AfterValidator(_network)], ...] = ()  # hosts, addresses or networks
-    metrics_port: int = Field(9465, ge=0, le=65_535)  # the rest is as in [metrics]
+    group_id: str = Field("stream-detector-webhooks", min_length=1)
+    """Each target's consumer group is this, a hyphen, its name."""
+    start: Literal["latest", "earliest"] = "latest"
+    """Which alerts a target gets that is new."""
+    retries: Delays = RETRIES
+    """From one try to the next; after the last, dead letters."""
+    jitter: float = Field(0.1, ge=0, le=1, allow_inf_nan=False)
+    """So much of each is added at random, at most."""
+    max_retry_after: Duration = HOUR
+    """What receivers may ask for by `Retry-After`."""
+    circuit_failures: int = Field(5, ge=1)
+    """In a row; then one probe at a time."""
+    max_waiting: int = Field(1_000, ge=1, le=100_000)
+    """Unfinished alerts of a target in memory; then no more are read."""
+    allow_internal: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    """Hosts, addresses or networks that are internal and may be reached all the same."""
+    metrics_port: int = Field(9465, ge=0, le=65_535)
+    """The rest is as in `[metrics]`."""
     targets: dict[str, Target] = Field(default_factory=dict)
+    """By name: letters, digits, `_` and `-`, at most 64."""
 
     @model_validator(mode="after")
     def _reachable(self) -> Webhooks:

@@ -24,7 +24,7 @@ from training.autoencoders import FAMILY, WRAPPERS
 from training.options import TrainOptions, check_options
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SAMPLES = [
     pytest.param(text, id=f"{path.stem}-{number}")
     for path in DOCUMENTS

@@ -96,8 +96,16 @@ class Sensors(Collector):
         return [
             GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
             for name, text, labels in (
-                ("sensor_score", "Score of the newest window, of the worst and the firing sensors.", ["sensor_id"]),
-                ("sensor_threshold", "Threshold that its error was held against.", ["sensor_id"]),
+                (
+                    "sensor_score",
+                    "Score of the newest window, of the worst and the firing sensors; 1 is the threshold.",
+                    ["sensor_id"],
+                ),
+                (
+                    "sensor_threshold",
+                    "What its error was held against; score times threshold is the error.",
+                    ["sensor_id"],
+                ),
                 ("sensor_contribution", "Share of a feature in that score.", ["sensor_id", "feature"]),
                 ("alert_firing", "Open alerts of single sensors; always 1.", ["sensor_id", "kind", "severity"]),
                 ("firing_alerts", "Open alerts of all sensors.", ["kind", "severity"]),
@@ -134,39 +142,48 @@ class PrometheusObserver:
             return Gauge(f"{PREFIX}_{name}", text, labels, registry=registry)
 
         self._events = counter("events", "Events accepted.")
-        self._rejects = counter("rejects", "Events rejected, by reason.", ["reason"])
+        self._rejects = counter("rejects", "Events rejected; they are in the dead-letter topic.", ["reason"])
         self._late = counter("late", "Events older than their sensor's newest by more than the grace.")
         self._duplicate = counter("duplicate", "Events that repeat a sensor's timestamp.")
-        self._rules = counter("rules", "Other event rules that applied, by rule.", ["rule"])
+        self._rules = counter("rules", "Other rules of event time that applied.", ["rule"])
         self._windows = counter("windows", "Windows scored.")
-        self._batches = counter("batches", "Batches of windows scored.")
-        self._alerts = counter("alerts", "Changes of alerts published.", ["severity", "status"])
-        self._openings = counter("partition_restarts", "Partitions opened, by what was found.", ["case"])
+        self._batches = counter("batches", "Batches of windows scored, of one partition each.")
+        self._alerts = counter(
+            "alerts", "Changes of alerts published; firing also when one worsens.", ["severity", "status"]
+        )
+        self._openings = counter(
+            "partition_restarts", "Partitions opened, by what was found (ARCHITECTURE.md).", ["case"]
+        )
         self._interruptions = counter("interruptions", "Times that everything had to be loaded again.", ["reason"])
-        self._reloads = counter("bundle_reloads", "Attempts to load another bundle.", ["outcome"])
+        self._reloads = counter("bundle_reloads", "Bundles loaded, the first too, or not.", ["outcome"])
         self._sizes = Histogram(
             f"{PREFIX}_batch_size_windows", "Windows in a batch.", buckets=BATCHES, registry=registry
         )
         self._stages = Histogram(
             f"{PREFIX}_stage_duration_seconds",
-            "Time in each stage.",
+            "Time in poll, decode (within poll), append, queue, compute, deliver, settle.",
             ["stage"],
             buckets=STAGES,
             registry=registry,
         )
-        self._scores = Spread(f"{PREFIX}_score", "Scores; 1 is the threshold.", SCORES, registry)
+        self._scores = Spread(f"{PREFIX}_score", "Scores of all windows; 1 is the threshold.", SCORES, registry)
         self._latency = Spread(
-            f"{PREFIX}_latency_seconds", "From a window's last event to its publication.", LATENCIES, registry
+            f"{PREFIX}_latency_seconds",
+            "From a window's last event, by its own timestamp, to its publication.",
+            LATENCIES,
+            registry,
         )
         self._lag = gauge("consumer_lag_events", "Offsets behind the end of the log.", ["topic", "partition"])
         self._pending = gauge("pending_windows", "Windows that filled and are not yet settled.")
         self._sensors = gauge("sensors", "Sensors with state here.")
         self._partitions = gauge("assigned_partitions", "Partitions assigned to this worker.")
         self._flight = gauge("in_flight_batches", "Batches scored and not yet published.")
-        self._delivered = gauge("last_delivery_timestamp_seconds", "When a delivery last succeeded.")
+        self._delivered = gauge(
+            "last_delivery_timestamp_seconds", "When a delivery last succeeded; 0 before the first."
+        )
         # By group of sensors that has a bundle of its own; the group of all others is "", as if there was no label.
         self._model = gauge("model_info", "The model that judges; always 1.", ["group", "name", "version"])
-        self._reload = gauge("bundle_last_reload_successful", "Whether the last bundle could be loaded.", ["group"])
+        self._reload = gauge("bundle_last_reload_successful", "Whether the newest bundle could be loaded.", ["group"])
         self._reloaded = gauge("bundle_last_reload_success_timestamp_seconds", "When one last could.", ["group"])
         self._ready = gauge("ready", "Whether events would be scored now, as /readyz says.")
         self._spare = gauge("spare", "Whether all is well and no partition is left for this worker.")

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from stream_detector.adapters.http import Server, serve
 from stream_detector.settings import Metrics
 from stream_detector.webhooks.circuit import State
-from stream_detector.webhooks.ports import Outcome
+from stream_detector.webhooks.ports import Outcome, Word
 
 PREFIX = "stream_detector_webhooks"
 TRIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0)  # seconds
@@ -32,12 +32,12 @@ class WebhookMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"{PREFIX}_{name}", text, ["target", *labels], registry=registry)
 
-        self._tries = counter("attempts", "Requests to targets, by outcome.", "outcome")
+        self._tries = counter("attempts", f"Requests to targets: {', '.join(get_args(Word))}.", "outcome")
         self._delivered = counter("delivered", "Alerts that targets accepted.")
         self._dead = counter("dead_letters", "Alerts that became dead letters, by reason.", "reason")
         self._missed = counter("missed_records", "Records of the alerts topic that retention removed too early.")
         self._seconds = Histogram(
-            f"{PREFIX}_attempt_seconds", "Time that a request took.", ["target"], registry=registry, buckets=TRIES
+            f"{PREFIX}_attempt_seconds", "How long a request took.", ["target"], registry=registry, buckets=TRIES
         )
         self._delay = Histogram(
             f"{PREFIX}_delivery_seconds",
@@ -46,12 +46,15 @@ class WebhookMetrics:
             registry=registry,
             buckets=DELAYS,
         )
-        self._waiting = gauge("waiting", "Alerts that were read and are not done.")
+        self._waiting = gauge("waiting", "Alerts that were read and are not done: the backlog, with the lag.")
         self._lag = gauge("consumer_lag", "Records of the alerts topic that were not read yet.")
         self._flying = gauge("in_flight", "Requests under way.")
         self._success = gauge("last_success_timestamp_seconds", "When a target last accepted an alert.")
         self._state = Gauge(
-            f"{PREFIX}_target_state", "1 for the state that a target is in.", ["target", "state"], registry=registry
+            f"{PREFIX}_target_state",
+            "1 for the state that a target is in: ok, open, disabled.",
+            ["target", "state"],
+            registry=registry,
         )
         for target in targets:
             for metric in (self._delivered, self._missed, self._seconds, self._delay):

@@ -26,6 +26,8 @@ from standardwebhooks import Webhook
 
 from stream_detector import cli
 from stream_detector.adapters.http import serve
+from stream_detector.adapters.page.site import site
+from stream_detector.adapters.page.viewers import Viewers
 from stream_detector.settings import Metrics, Settings, load_settings
 from tests.servers import KafkaBroker
 from tests.servers.process import free_port
@@ -190,6 +192,20 @@ def test_ports_are_on_loopback_and_differ(services: dict[str, Any]) -> None:
     assert len(ports) > 4
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
     assert len({port["published"] for port in ports}) == len(ports)
+
+
+def test_the_live_page_is_there_for_this_machine_alone(services: dict[str, Any]) -> None:
+    """The very settings; in a container it listens to the network of containers, and is published on loopback."""
+    access = load_settings(ROOT / "deploy" / "compose" / "detector.toml").page
+    [port] = [port for port in services["detector"]["ports"] if port["target"] == access.port]
+    assert access.enabled
+    assert (port["host_ip"], port["published"]) == ("127.0.0.1", str(access.port))
+    application = site(Viewers(), access)
+    for host, status in (("127.0.0.1", 200), ("localhost", 200), ("detector", 421), ("evil.example", 421)):
+        said: list[str] = []
+        asked = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_HOST": f"{host}:{access.port}"}
+        application(asked, lambda status, headers, info=None, said=said: said.append(status))
+        assert int(said[0][:3]) == status, host
 
 
 def test_no_password_is_in_the_compose_file(services: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The generated part of the documents: a module a page, which stands beside it."""
