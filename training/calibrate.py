@@ -23,6 +23,7 @@ from training.split import Part, overlap
 BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
 # Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
 SHARES = {"model": 0.1, "change": 0.78, "level": 0.1, "bias": 0.02}
+BATCH = 1_024  # windows judged at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ def calibrate(
 
     Errors are made by the compiled function that the service scores with.
     """
-    buckets = buckets_up_to(1024)
+    # One size: to compile for another takes longer than to pad to this one.
+    sizes: dict[str, Any] = {"buckets": buckets_up_to(BATCH), "one_size": True}
+    batches = sizes | {"output": output, "stride": options.step}
     sensors, held = data.gather(Part.STATISTICS, options.held_out, options.seed)  # (n), (n, W, F) raw
     error = error_kind(options, output)
     size = (model, options.length, scaler)
-    bare = CompiledModel(*size, ErrorStatistics("mse"), None, buckets, output, options.step)
+    bare = CompiledModel(*size, ErrorStatistics("mse"), None, **batches)
     thinned = max(1, int((data.parts == Part.STATISTICS).sum()) // len(held))
     learns = error in ("mahalanobis", "newest")
     residuals = bare.residuals(sensors, held) if learns else held[:0]
@@ -62,7 +65,7 @@ def calibrate(
         common, own = own_deviations(sensors, ops.convert_to_numpy(jumps(residuals, options.step)))
         statistics = msgspec.structs.replace(statistics, deviation=common, own=own)
     progress("calibrate", 1, 2, {"windows": len(held)})
-    judge = CompiledModel(*size, statistics, None, buckets, output, options.step)
+    judge = CompiledModel(*size, statistics, None, **batches)
     errors = errors_of(judge, data)
     series = series_of(errors, data)
     partners, beside = _partners(data, scaler, options, bare)
@@ -76,7 +79,7 @@ def calibrate(
     thresholds = msgspec.structs.replace(found.pop("model"), partners=found)
     statistics = msgspec.structs.replace(statistics, partners=partners)
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
-    judge = CompiledModel(*size, statistics, thresholds, buckets, output, options.step)
+    judge = CompiledModel(*size, statistics, thresholds, **batches)
     return Calibration(judge, statistics, errors, series, thresholds, expected)
 
 

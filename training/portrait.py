@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from keras import ops
 
 from stream_detector.events import Float32, Float64
 from training.autoencoders.codes import code_layer, decoder, encoder
@@ -19,7 +20,7 @@ from training.autoencoders.codes import code_layer, decoder, encoder
 Shade: TypeAlias = Literal["score", "label"]
 
 DRAWN = 6  # windows that are generated, and as many real ones beside them
-BATCH = 256  # windows encoded at a time
+BATCH = 1_024  # windows encoded at a time
 
 
 class Layer(NamedTuple):
@@ -63,7 +64,7 @@ def portray(model: Any, values: Float32, shades: Float64, shade: Shade, seed: in
 
     Raises `ValueError` if the model has no code.
     """
-    codes = np.asarray(encoder(model).predict(values, batch_size=BATCH, verbose=0), np.float32)  # (n, D)
+    codes = _through(encoder(model), values)  # (n, D)
     points, shares = plane(codes)
     rng = np.random.default_rng(seed)
     some = values[rng.permutation(len(values))[:DRAWN]]
@@ -73,9 +74,15 @@ def portray(model: Any, values: Float32, shades: Float64, shade: Shade, seed: in
     except ValueError as error:
         reason = str(error)
     else:
-        made = np.asarray(back.predict(like(codes, DRAWN, rng), verbose=0), np.float32)
+        made = _through(back, like(codes, DRAWN, rng))
     layers = list(layers_of(model))
     return Portrait(layers, code_layer(model), codes.shape[1], points, shares, shades, shade, some, made, reason)
+
+
+def _through(model: Any, values: Float32) -> Float32:
+    """What a model makes of these; step by step, since to compile it for once would take longer."""
+    parts = [model(values[at : at + BATCH], training=False) for at in range(0, len(values), BATCH)]
+    return np.concatenate([np.asarray(ops.convert_to_numpy(part), np.float32) for part in parts])
 
 
 def plane(codes: Float32) -> tuple[Float64, tuple[float, float]]:

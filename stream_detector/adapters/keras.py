@@ -47,6 +47,7 @@ class CompiledModel:
         output: Output = "window",
         stride: int = 1,
         code: str = "",
+        one_size: bool = False,  # pad to the largest batch; smaller ones only where the device fails on it
     ) -> None:
         size = len(scaler.center)
         self.model = log_odds(model) if output == "probability" else model
@@ -59,6 +60,7 @@ class CompiledModel:
             self.shapes["embedded"] = (math.prod(self.coder.output_shape[1:]),)
         self.kind = errors.kind
         self.buckets = buckets
+        self.least = buckets[-1] if one_size else 0
         self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1])
         self.tables = {name: ops.convert_to_tensor(table) for name, table in self.profiles.tables.items()}
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
@@ -119,15 +121,15 @@ class CompiledModel:
         most = self.buckets[-1]
         cuts = [(at, min(at + most, len(values))) for at in range(0, len(values), most)]
         try:
-            waiting = [(to - at, self._queue(name, values[at:to], rows[at:to])) for at, to in cuts]
+            waiting = [(to - at, self._queue(name, values[at:to], rows[at:to], self.least)) for at, to in cuts]
             done = [self._fetch(result, count) for count, result in waiting]
         except Exception as error:  # whatever the device's library raises: out of memory, device lost, …
             log.warning("the device failed on %d windows, trying fewer at once: %s", len(values), _first_line(error))
             done = [self._in_halves(name, values, rows)]
         return np.concatenate(done) if done else np.zeros((0, *self.shapes[name]), np.float32)
 
-    def _queue(self, name: str, values: Float32, rows: Any) -> Tensor:
-        bucket = next(size for size in self.buckets if size >= len(values))
+    def _queue(self, name: str, values: Float32, rows: Any, least: int = 0) -> Tensor:
+        bucket = next(size for size in self.buckets if size >= max(len(values), least))
         window = np.zeros((bucket, *self.shape), np.float32)
         window[: len(values)] = values
         row = np.zeros(bucket, np.int32)

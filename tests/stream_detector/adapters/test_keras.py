@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from stream_detector.adapters import keras as module
-from stream_detector.adapters.keras import KerasScorer, buckets_up_to, load_model
+from stream_detector.adapters.keras import CompiledModel, KerasScorer, buckets_up_to, load_model
 from stream_detector.bundle import Bundle, ErrorKind, ErrorStatistics, Manifest, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
 from stream_detector.events import Float32
@@ -319,6 +319,19 @@ def test_a_batch_that_the_device_cannot_hold_is_halved(
     np.testing.assert_allclose(halved.score, whole.score, rtol=1e-5)
     np.testing.assert_array_equal(halved.worst_step, whole.worst_step)
     assert set(sizes) == {16}
+
+
+@pytest.mark.parametrize(("most", "expected"), [(64, {64}), (16, {16})])
+def test_one_size_is_compiled_unless_the_device_cannot_hold_it(
+    make: Callable[[ErrorKind], Bundle], monkeypatch: pytest.MonkeyPatch, most: int, expected: set[int]
+) -> None:
+    bundle, values = make("mahalanobis"), windows(70)
+    whole = scorer(bundle).score(["x"] * 70, values)
+    sizes = failing(monkeypatch, lambda batch: len(batch) > most)
+    told = (bundle.scaler, bundle.errors, bundle.thresholds)
+    one = CompiledModel(load_model(bundle), LENGTH, *told, buckets_up_to(64), one_size=True)
+    np.testing.assert_allclose(one.errors(["x"] * 70, values).score, whole.score, rtol=1e-5)
+    assert set(sizes) == expected
 
 
 def test_a_window_that_the_device_fails_on_has_no_score_and_the_others_have(
