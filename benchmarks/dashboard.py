@@ -41,7 +41,7 @@ def main() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / f"{name}.json").read_text("utf-8"))
     with (
         tempfile.TemporaryDirectory() as folder,
-        KafkaBroker() as broker,
+        KafkaBroker(lasting=True) as broker,
         RedisServer() as redis,
         session(broker, redis, Path(folder)) as live,
     ):

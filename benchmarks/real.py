@@ -96,7 +96,7 @@ def measure(work: Path, runs: list[Run], clean: list[Run]) -> tuple[list[Stream]
     bundle = work / "bundle"
     files = write_training_files(work, runs, clean)
     run_command("train", *files, "--out", str(bundle), "--window", str(WINDOW), "--stride", "1")
-    with KafkaBroker() as broker, RedisServer() as redis:
+    with KafkaBroker(lasting=True) as broker, RedisServer() as redis:
         broker.create_topics(dict.fromkeys(TOPICS.values(), PARTITIONS))
         streams = produce(broker.bootstrap, runs)
         settings = {

@@ -102,7 +102,7 @@ def soak(work: Path, seconds: float, sensors: int, rate: float | None, file: Pat
     """The rate, and the samples after calibration."""
     bundle = train(work)
     with ExitStack() as stack:
-        broker, server = stack.enter_context(KafkaBroker()), stack.enter_context(RedisServer())
+        broker, server = stack.enter_context(KafkaBroker(lasting=True)), stack.enter_context(RedisServer())
         topics = {name: f"soak-{name}" for name in ("events", "scores", "alerts", "dead_letters")}
         broker.create_topics(dict.fromkeys(topics.values(), PARTITIONS), RETENTION)
         settings = {

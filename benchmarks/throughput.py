@@ -108,7 +108,7 @@ def measure(work: Path, events: int) -> dict[str, Any]:
     """Everything that is reported, by the names of `report`'s arguments."""
     bundles = {stride: train(work, stride) for stride in STRIDES}
     bare, decoded, served = [], [], []
-    with KafkaBroker() as broker, RedisServer() as server:
+    with KafkaBroker(lasting=True) as broker, RedisServer() as server:
         broker.create_topics({"events": PARTITIONS})
         produce(broker.bootstrap, events)
         for stride, bundle in bundles.items():

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = time.monotonic() + 60 * args.minutes
     begun, deaths, cases = time.monotonic(), Counter[str](), Counter[str]()
     done, failed = 0, list[Run]()
-    with KafkaBroker(BROKER) as broker, ThreadPoolExecutor(args.parallel) as pool:
+    with KafkaBroker(BROKER, lasting=True) as broker, ThreadPoolExecutor(args.parallel) as pool:
         runs: Iterator[Run] = (
             (replace(scenario, kills=scenario.kills * args.kills), args.seed + at)
             for at in range(args.runs or sys.maxsize)

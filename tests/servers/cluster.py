@@ -57,9 +57,8 @@ class KafkaCluster:
                 started.result()
 
     def close(self) -> None:
-        """End them and remove their data. Killed, since the last ones could not hand over to anybody."""
+        """End them and remove their data."""
         for node in self.nodes.values():
-            node.kill()
             node.close()
 
     def leader(self, topic: str, partition: int = 0) -> int:
