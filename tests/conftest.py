@@ -14,14 +14,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.servers import KafkaBroker, RedisServer
-from tests.service import command
 from training.plant import Plant, write_plant
 
 if TYPE_CHECKING:
     from tests.browser import Chromium
 
 # Minutes each: they begin first, so that processes side by side end together.
-LONGEST = ("test_family.py", "test_evaluate.py", "test_chaos.py", "test_commands.py")
+LONGEST = (
+    *("test_family.py", "test_evaluate.py", "test_chaos.py", "test_commands.py", "test_service.py", "test_secure.py"),
+    *(
+        "test_readme.py",
+        "test_checkpoints.py",
+        "test_train.py",
+        "test_workers.py",
+        "test_groups.py",
+        "test_tutorial.py",
+    ),
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest's own hook, which selects by mark
@@ -71,8 +80,10 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
 @pytest.fixture(scope="session")
 def bundle(plant: Plant, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle trained by the command on that plant: windows of 16 events, stride 1, as small as it can be."""
+    from tests.commandline import invoke  # with what it takes in, which tests without a bundle need not pay for
+
     out = tmp_path_factory.mktemp("trained") / "pumps"
     options = ["--window", "16", "--stride", "1", "--epochs", "3", "--units", "8"]
-    done = command("train", plant.train, "--out", out, *options)
-    assert done.returncode == 0, done.stderr
+    done = invoke("train", plant.train, "--out", out, *options)
+    assert done.code == 0, done.err
     return out

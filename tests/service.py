@@ -101,6 +101,8 @@ def write_config(folder: Path, name: str, broker: str, redis_url: str, bundle: P
         "redis": {"url": redis_url},
         "metrics": {"port": free_port()},
         "bundle": {"path": str(bundle)},
+        # Two shapes to compile, not four; that a service with the defaults does so is the README's to show.
+        "device": {"max_batch_windows": 64},
     }
     for section, values in more.items():
         sections.setdefault(section, {}).update(values)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
+import logging
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ from stream_detector.adapters.prometheus import PrometheusObserver
 from stream_detector.checks import findings
 from stream_detector.events import Model
 from stream_detector.settings import Settings, load_settings
+from tests.commandline import invoke
 from tests.servers.process import free_port
 from tests.servers.secure import Authority, SecureBroker, SecureRedis, leaks, token
 from tests.service import RunningService, command, committed_records, json_values, produce, wait_for
@@ -97,13 +100,25 @@ class Place:
             assert [line.removeprefix("FAIL ") for line in output.splitlines() if line.startswith("FAIL")] == lines
         return lines
 
-    def told(self, *arguments: str | Path) -> tuple[int, str]:
-        """Exit code and output of a command, which must not show a secret."""
+    def told(self, *arguments: str | Path) -> tuple[object, str]:
+        """Exit code and output of a command as a user starts it, which must not show a secret."""
         done = command(*arguments)
-        output = done.stdout + done.stderr
+        return done.returncode, self.clean(done.stdout + done.stderr)
+
+    def told_here(self, *arguments: str | Path) -> tuple[object, str]:
+        """The same of a command in this process, with what is logged."""
+        log = logging.StreamHandler(io.StringIO())
+        logging.getLogger().addHandler(log)
+        try:
+            done = invoke(*arguments)
+        finally:
+            logging.getLogger().removeHandler(log)
+        return done.code, self.clean(done.out + done.err + log.stream.getvalue())
+
+    def clean(self, output: str) -> str:
         assert leaks([*SECRETS.values(), WRONG, self.token], {"output": output}) == []
         assert "Traceback" not in output
-        return done.returncode, output
+        return output
 
 
 def _without_bundle(settings: Settings) -> Settings:
@@ -224,7 +239,8 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, str], str, str]] = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_of_check_and_of_the_service(place: Place, bundle: Path, mistake: str) -> None:
     kafka, redis, of_kafka, of_redis = MISTAKES[mistake]
-    lines = place.failures(place.config("both", bundle, kafka, redis), command_too=mistake == "wrong password")
+    real = mistake == "wrong password"
+    lines = place.failures(place.config("both", bundle, kafka, redis), command_too=real)
     assert len(lines) == 2, lines
     [told_of_kafka] = [line for line in lines if line.startswith("kafka")]
     [told_of_redis] = [line for line in lines if line.startswith("redis")]
@@ -232,7 +248,8 @@ def test_a_mistake_is_one_line_of_check_and_of_the_service(place: Place, bundle:
     assert of_redis in told_of_redis
     kafka |= {'sasl_mechanism = "': 'bootstrap_timeout_ms = 1000\nsasl_mechanism = "'}
     for name, changes, told in (("kafka", (kafka, {}), of_kafka), ("redis", ({}, redis), of_redis)):
-        code, output = place.told("run", "--config", place.config(name, bundle, *changes))
+        ask = place.told if real else place.told_here
+        code, output = ask("run", "--config", place.config(name, bundle, *changes))
         assert code == 1, output
         [error] = [line for line in output.splitlines() if line.startswith("error: ")]
         assert told in error

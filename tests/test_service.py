@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from stream_detector.adapters.registry import Registry
 from stream_detector.bundle import load_bundle, write_bundle
 from stream_detector.thresholds import Thresholds
-from tests.commandline import invoke
+from tests.commandline import Done, invoke
 from tests.servers import KafkaBroker
 from tests.servers.process import free_port
 from tests.service import (
@@ -176,7 +176,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     sent = messages(plant, slice(0, 1_400))
     small = {"poll": {"max_records": 40}, "alerts": {"min_windows": 2}}
     results: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-    for name, kills in (("calm", 0), ("killed", 4)):
+    for name, kills in (("calm", 0), ("killed", 2)):
         start_topics(broker, name)
         config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle, **small)
         produce(broker.bootstrap, f"{name}-events", sent, PARTITIONS)
@@ -224,13 +224,17 @@ def test_what_is_not_there_is_one_line(
     name = f"absent-{told.split()[0].lower()}"
     start_topics(broker, name)
     config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle, **changes)
-    done = command("run", "--config", config)
-    assert done.returncode == 1
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
-    checked = command("check", "--config", config)
-    assert checked.returncode == 1
-    assert "FAIL" in checked.stdout
+    if told == "nobody-made-it":  # once as a process of its own, with the seconds that TensorFlow takes
+        ended = command("run", "--config", config)
+        done = Done(ended.returncode, ended.stdout, ended.stderr)
+    else:
+        done = invoke("run", "--config", config)
+    assert done.code == 1
+    assert told in done.err
+    assert "Traceback" not in done.err
+    checked = invoke("check", "--config", config)
+    assert checked.code == 1
+    assert "FAIL" in checked.out
 
 
 def test_a_version_that_is_promoted_takes_over_while_it_runs(

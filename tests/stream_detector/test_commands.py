@@ -51,7 +51,7 @@ def weights(bundle: Path) -> str:
 def test_the_same_seed_gives_the_same_weights(run: Run, plant: Plant, tmp_path: Path) -> None:
     found = []
     for name in ("one", "two"):
-        options = ["--window", "8", "--stride", "8", "--epochs", "1", "--units", "2", "--seed", 5]
+        options = ["--model", "dense", "--window", "8", "--stride", "8", "--epochs", "1", "--units", "2", "--seed", 5]
         done = run("train", plant.train, "--out", tmp_path / name, *options)
         assert done.code == 0, done.err
         assert str(tmp_path / name) in done.out
