@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,44 +35,17 @@ Period = Annotated[
 
 
 def import_keras() -> None:
-    """Import Keras and its backend; what TensorFlow's C++ side says before it can be told to be quiet goes nowhere.
-
-    TensorFlow looks for JAX and Keras for scikit-learn, to work with them: where they are installed, for things that
-    nobody does here, that is a fifth of the time.
-    """
+    """Import Keras and its backend; what TensorFlow's C++ side says before it can be told to be quiet goes nowhere."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
-            with _absent("sklearn", *(() if _backend() == "jax" else ("jax",))):
-                importlib.import_module("stream_detector.adapters.keras")
+            importlib.import_module("stream_detector.adapters.keras")
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def _backend() -> str:
-    """What Keras will run on, by the environment or else by its own settings, which it reads only when imported."""
-    settings = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
-    try:
-        found = json.loads(settings.read_bytes()).get("backend")
-    except (OSError, ValueError):
-        found = None
-    return os.environ.get("KERAS_BACKEND") or str(found or "tensorflow")
-
-
-@contextmanager
-def _absent(*names: str) -> Iterator[None]:
-    """As if these were not installed, those aside that are in use already."""
-    blocked = dict.fromkeys(name for name in names if name not in sys.modules)
-    sys.modules.update(blocked)  # type: ignore[arg-type] # None is how Python is told so
-    try:
-        yield
-    finally:
-        for name in blocked:
-            del sys.modules[name]
 
 
 def read_settings(config: Path | None) -> Settings:

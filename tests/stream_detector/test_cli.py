@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commandline import Done, Run, invoke
-from tests.service import DEADLINE, command, environment
+from tests.service import DEADLINE, command
 from training.plant import Plant
 
 
@@ -56,21 +56,6 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
     assert "--workers" in done.stdout
     assert done.stderr.strip() == "[]"
-
-
-@pytest.mark.parametrize(("backend", "needed"), [("tensorflow", []), ("jax", ["jax"])])
-def test_keras_is_imported_without_what_it_only_looks_for(backend: str, needed: list[str]) -> None:
-    """And that is there all the same for those who want it."""
-    code = (
-        "import sys; from stream_detector.commands.terminal import import_keras\n"
-        "import_keras()\n"
-        "print([name for name in ['jax', 'sklearn'] if name in sys.modules], sys.modules['keras'].backend.backend())\n"
-        "import jax, sklearn"
-    )
-    keras = environment(KERAS_BACKEND=backend)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, env=keras)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{needed} {backend}\n"
 
 
 def test_it_runs_as_a_module() -> None:
