@@ -247,12 +247,12 @@ def translate(call: Callable[[], T]) -> T:
             raise Refused(f"Redis refused us: {text}; grant this user what docs/security.md lists") from error
         raise Refused(f"Redis refused a call: {text}") from error
     except RedisClusterException as error:
-        inner = error.__cause__ or error.__context__  # why the last of the nodes did not tell who has which slots
-        if isinstance(inner, (RedisError, RedisClusterException)):
-            return translate(partial(_raise, inner))
-        raise Unavailable(f"Redis: {' '.join(str(error).split())}") from error
+        why = error.__cause__ or error.__context__  # the last of the nodes did not tell who has which slots
+        if not isinstance(why, (RedisError, RedisClusterException)):
+            raise Unavailable(f"Redis: {' '.join(str(error).split())}") from error
     except (RedisError, ChildDeadlockedError) as error:
         raise Unavailable(f"Redis: {error}") from error
+    return translate(partial(_raise, why))  # out here: in there, it would come to have itself as a cause
 
 
 def _raise(error: Exception) -> NoReturn:

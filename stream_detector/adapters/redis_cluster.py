@@ -29,14 +29,16 @@ class Cluster:
         self.seed = client_of(settings)
         self.limit = AMPLE * settings.timeout / 1_000
         self.until = 0.0  # the call that is under way asks no further node after that
-        self.client: RedisCluster | None = None
+        self.client: Any = None  # redis-py annotates half of it
         self.known: list[tuple[str, int]] = []  # nodes of a client that was given up
 
     def evaluate(self, sha: str, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """What a script returns; its text is sent to the keys' node where that does not know it."""
 
-        def call(client: RedisCluster) -> Any:
-            return evaluated(client, sha, script, keys, arguments, lambda: {"target_nodes": _holder(client, keys[0])})
+        def call(client: Any) -> Any:
+            return evaluated(
+                client, sha, script, keys, arguments, lambda: {"target_nodes": client.get_node_from_key(keys[0])}
+            )
 
         return self._ask(call)
 
@@ -52,7 +54,7 @@ class Cluster:
 
     def holder(self, key: str) -> str:
         """Which of the servers in `facts` has a key."""
-        return self._ask(lambda client: str(_holder(client, key).name))
+        return self._ask(lambda client: str(client.get_node_from_key(key).name))
 
     def close(self) -> None:
         """Let go of connections."""
@@ -60,7 +62,7 @@ class Cluster:
         if self.client is not None:
             self.client.close()
 
-    def _ask(self, call: Callable[[RedisCluster], T]) -> T:
+    def _ask(self, call: Callable[[Any], T]) -> T:
         self.until = time.monotonic() + self.limit
 
         def attempt() -> T:
@@ -72,14 +74,14 @@ class Cluster:
 
         return translate(attempt)
 
-    def _connected(self) -> RedisCluster:
+    def _connected(self) -> Any:
         if self.client is None:
             try:
                 self.client = self._made([])
             except RedisClusterException:
                 if not self.known:
                     raise
-                self.client = self._made([ClusterNode(*address) for address in self.known])
+                self.client = self._made(self.known)
         return self.client
 
     def _forget(self) -> None:
@@ -89,14 +91,14 @@ class Cluster:
             self.client.close()
             self.client = None
 
-    def _made(self, nodes: list[ClusterNode]) -> RedisCluster:
+    def _made(self, nodes: list[tuple[str, int]]) -> RedisCluster:
         pool = self.seed.connection_pool
         options = {key: value for key, value in pool.connection_kwargs.items() if key not in OF_NODES}
         scheme = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
         host, port = str(pool.connection_kwargs["host"]), int(pool.connection_kwargs.get("port", 6379))
         return _Client(
             url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}",
-            startup_nodes=nodes,
+            startup_nodes=[ClusterNode(*address) for address in nodes],  # type: ignore[no-untyped-call]
             # A repeated compare-and-set that did succeed the first time is refused, which means "load again": safe.
             retry=Retry(NoBackoff(), RETRIES),
             connection_pool_class=partial(_Pool, self._late),
@@ -110,7 +112,7 @@ class Cluster:
 class _Client(RedisCluster):
     def get_node(self, host: str | None = None, port: int | None = None, node_name: str | None = None) -> ClusterNode:
         """Redirections lead to nodes that have no slots yet, of which redis-py knows nothing and on which it breaks."""
-        node = super().get_node(host, port, node_name)
+        node: ClusterNode | None = super().get_node(host, port, node_name)  # type: ignore[no-untyped-call]
         if node is None:
             raise ClusterError("slots are being moved to a node that has none yet")
         return node
@@ -129,9 +131,5 @@ class _Pool(ConnectionPool):
         return super().get_connection(*arguments, **options)
 
 
-def _holder(client: RedisCluster, key: str) -> ClusterNode:
-    return client.get_node_from_key(key)
-
-
-def _facts(client: RedisCluster, name: str) -> dict[str, str]:
+def _facts(client: Any, name: str) -> dict[str, str]:
     return facts_of(client.get_redis_connection(client.get_node(node_name=name)))
