@@ -19,7 +19,13 @@ from stream_detector.settings import Redis as RedisSettings
 T = TypeVar("T")
 RETRIES = 1  # after a look at who has which slots now; a failover takes longer, and is waited out as an outage
 AMPLE = 2  # time-outs within which a call may begin to ask one more node
-OF_NODES = {"host", "port", "db", "retry"}  # options of the URL's node that are not every node's
+OF_NODES = {
+    "host",
+    "port",
+    "db",
+    "retry",
+    "maint_notifications_config",
+}  # options of the seed that are not every node's
 
 
 class Cluster:

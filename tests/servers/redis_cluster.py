@@ -81,7 +81,7 @@ class RedisCluster:
 
     def name(self, node: RedisServer) -> str:
         """What the others call it."""
-        return asked(node, "CLUSTER", "MYID").decode()
+        return str(asked(node, "CLUSTER", "MYID"), "ascii")
 
 
 def asked(node: RedisServer, *command: Any) -> Any:

@@ -25,8 +25,8 @@ from tests.servers.process import free_port
 from tests.servers.redis_cluster import RANGES, asked, until
 
 PASSWORD = "hunter2"
-TIMEOUT = 400  # ms
-LONGEST = 6 * TIMEOUT / 1_000  # seconds that a call may take where nothing answers
+TIMEOUT = 0.4  # seconds
+LONGEST = 6 * TIMEOUT  # seconds that a call may take where nothing answers
 
 
 def store(url: str, *, cluster: bool = True, **more: Any) -> RedisStore:
