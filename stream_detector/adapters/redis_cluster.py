@@ -19,13 +19,7 @@ from stream_detector.settings import Redis as RedisSettings
 T = TypeVar("T")
 RETRIES = 1  # after a look at who has which slots now; a failover takes longer, and is waited out as an outage
 AMPLE = 2  # time-outs within which a call may begin to ask one more node
-OF_NODES = {
-    "host",
-    "port",
-    "db",
-    "retry",
-    "maint_notifications_config",
-}  # options of the seed that are not every node's
+ITS_OWN = {"host", "port", "db", "retry", "maint_notifications_config"}  # what other nodes do not take from the URL's
 
 
 class Cluster:
@@ -99,7 +93,7 @@ class Cluster:
 
     def _made(self, nodes: list[tuple[str, int]]) -> RedisCluster:
         pool = self.seed.connection_pool
-        options = {key: value for key, value in pool.connection_kwargs.items() if key not in OF_NODES}
+        options = {key: value for key, value in pool.connection_kwargs.items() if key not in ITS_OWN}
         scheme = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
         host, port = str(pool.connection_kwargs["host"]), int(pool.connection_kwargs.get("port", 6379))
         return _Client(

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from stream_detector.events import Partition
 from stream_detector.ports import Stored
 from stream_detector.settings import Redis
 from tests.contract.test_window_store import one
-from tests.servers import RedisCluster
+from tests.servers import RedisCluster, RedisServer
 from tests.servers.process import free_port
-from tests.servers.redis_cluster import RANGES, asked, until
+from tests.servers.redis_cluster import RANGES, SLOTS, asked, until
+from tests.servers.secure import Authority, Terminator
 
 PASSWORD = "hunter2"
 TIMEOUT = 0.4  # seconds
@@ -139,10 +141,11 @@ def guarded(redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
 
 
 def test_logins_and_permissions_are_told_apart(guarded: RedisCluster) -> None:
-    for more, words in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"username": "right", "password": SecretStr("wrong")}, r"refused the login.*check redis\.username"),
         ({"username": "lost", "password": SecretStr(PASSWORD)}, r"refused us: .*cluster.*docs/security\.md"),
-    ):
+    ]
+    for more, words in wrong:
         for call in ("ping", "load"):
             refused = store(guarded.url, **more)
             with pytest.raises(Refused, match=words):
@@ -152,6 +155,31 @@ def test_logins_and_permissions_are_told_apart(guarded: RedisCluster) -> None:
     right.ping()
     assert right.load(on(RANGES[2])) is None
     right.close()
+
+
+@pytest.mark.servers
+def test_nodes_are_reached_by_tls_where_they_say_they_are(tmp_path: Path) -> None:
+    authority, options = (
+        Authority(tmp_path / "authority"),
+        ["--cluster-enabled", "yes", "--cluster-port", str(free_port())],
+    )
+    own = authority.issue("detector")
+    files: dict[str, Any] = {"ca_file": authority.certificate, "cert_file": own.certificate, "key_file": own.key}
+    with RedisServer(options) as server:
+        gate = Terminator(server.port, authority.issue("redis"), authority)
+        asked(server, "CONFIG", "SET", "cluster-announce-port", gate.port)
+        asked(server, "CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        until(lambda: b"cluster_state:ok" in asked(server, "CLUSTER", "INFO"))
+        gate.start()
+        url = f"rediss://127.0.0.1:{gate.port}"
+        whole = store(url, **files)
+        whole.ping()
+        begin(whole, on(RANGES[0]))
+        assert list(whole.facts()) == [f"127.0.0.1:{gate.port}"]
+        whole.close()
+        with pytest.raises(Refused, match=r"unknown authority .*redis\.ca_file"):
+            store(url).load(on(RANGES[0]))
+        gate.stop()
 
 
 @pytest.mark.servers
