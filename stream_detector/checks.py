@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         store.ping()
         facts = store.facts()
         yield from _redis_facts(facts)
-        yield _rehearsal(store, settings.topics.events)
+        yield _rehearsal(store, store.samples(settings.topics.events, facts))
     except StreamDetectorError as error:
         yield Finding("redis", False, str(error))
     finally:
@@ -84,41 +85,59 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             store.close()
 
 
-def _redis_facts(facts: Mapping[str, str]) -> Iterator[Finding]:
-    version = facts["redis_version"]
-    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_REDIS
+def _redis_facts(facts: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """The worst of each, by server, and of which it is if there are several."""
+
+    def worst(name: str, badness: Callable[[str], Any]) -> tuple[str, str]:
+        where = max(facts, key=lambda server: badness(facts[server][name]))
+        return facts[where][name], f" on {where}" if len(facts) > 1 else ""
+
+    version, where = worst("redis_version", lambda told: [-part for part in _numbers(told)])
+    new_enough = _numbers(version) >= OLDEST_REDIS
     needed = ".".join(map(str, OLDEST_REDIS))
-    yield Finding("redis", new_enough, f"version {version}" + ("" if new_enough else f"; use {needed} or newer"))
-    policy = facts["maxmemory_policy"]
+    several = f", a cluster of {len(facts)} primaries" if where else ""
+    told = f"version {version}{several}" if new_enough else f"version {version}{where}; use {needed} or newer"
+    yield Finding("redis", new_enough, told)
+    policy, where = worst("maxmemory_policy", lambda told: told != "noeviction")
     kept = policy == "noeviction"
-    advice = f"maxmemory-policy is {policy}: windows could be evicted; set it to noeviction"
+    advice = f"maxmemory-policy is {policy}{where}: windows could be evicted; set it to noeviction"
     yield Finding("redis eviction", kept, policy if kept else advice)
-    lasting = facts["aof_enabled"] != "0"
-    lost = "no append-only file: after its restart, windows are read again from Kafka"
-    yield Finding("redis persistence", True, "append-only file" if lasting else lost)
-    ahead = float(facts["clock_ahead"])
+    file, where = worst("aof_enabled", lambda told: told == "0")
+    lost = f"no append-only file{where}: after its restart, windows are read again from Kafka"
+    yield Finding("redis persistence", True, "append-only file" if file != "0" else lost)
+    clock, where = worst("clock_ahead", lambda told: abs(float(told)))
+    ahead = float(clock)
     together = abs(ahead) < SKEW
-    told = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} Redis'"
+    told = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} Redis'{where}"
     advice = f"this machine's clock is {told}; synchronise both: silence alerts and latencies go by it"
     yield Finding("clock", together, f"within {SKEW:g} s of Redis'" if together else advice)
 
 
-def _rehearsal(store: RedisStore, topic: str) -> Finding:
-    """Everything the service asks of Redis, on a partition that no topic has; nothing of it stays."""
-    partition, life = Partition(topic, -1), "check"
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _rehearsal(store: RedisStore, partitions: Sequence[Partition]) -> Finding:
+    """Everything the service asks of Redis, on partitions that no topic has; nothing of it stays."""
+    try:
+        for partition in partitions:
+            _rehearse(store, partition)
+    except StreamDetectorError as error:
+        return Finding("redis permissions", False, str(error))
+    return Finding("redis permissions", True, "reading and writing windows is allowed")
+
+
+def _rehearse(store: RedisStore, partition: Partition) -> None:
+    life = "check"
     update = Update(
         life, "check", True, 0, 1, 0,
         sensors=["a"], rows=[b"row"], headers=[b"header"], keep=[0], tails=[3], expired=["b"],
         pending=b"waits", waiting=["a"], alerts={"a": b"state"},
     )  # fmt: skip
-    try:
-        with suppress(Moved):  # there is none, unless a check was broken off
-            store.discard(partition, life)
-        with suppress(Moved):  # another check is at it, which is as good
-            store.append(partition, update)
-            store.load(partition)
-            store.settle(partition, life, 0, 1, {"a": b"state", "b": None})
-            store.discard(partition, life)
-    except StreamDetectorError as error:
-        return Finding("redis permissions", False, str(error))
-    return Finding("redis permissions", True, "reading and writing windows is allowed")
+    with suppress(Moved):  # there is none, unless a check was broken off
+        store.discard(partition, life)
+    with suppress(Moved):  # another check is at it, which is as good
+        store.append(partition, update)
+        store.load(partition)
+        store.settle(partition, life, 0, 1, {"a": b"state", "b": None})
+        store.discard(partition, life)

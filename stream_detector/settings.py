@@ -125,6 +125,8 @@ class Redis(Section):
     """The certificate that we show, if Redis asks for one."""
     key_file: Path | None = None
     """Its key."""
+    cluster: bool = False
+    """Whether the URL names a node of a Redis Cluster; any will do."""
     timeout: Duration = 5_000
     """To connect, and for each answer."""
     prefix: str = Field("sd", min_length=1, pattern=r"^[^{}\s]+$")

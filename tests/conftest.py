@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import KafkaBroker, RedisServer
+from tests.servers import KafkaBroker, RedisCluster, RedisServer
 from training.plant import Plant, write_plant
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
-        if not {"kafka_broker", "redis_server", "chromium"}.isdisjoint(getattr(item, "fixturenames", ())):
+        if not {"kafka_broker", "redis_server", "redis_cluster", "chromium"}.isdisjoint(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("servers")
 
 
@@ -60,6 +62,20 @@ def redis_url(redis_server: RedisServer) -> str:
     """The URL of a server without any keys."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """One cluster for the whole run; most tests want `redis_cluster_url`."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster: RedisCluster) -> str:
+    """The URL of a node of a cluster without any keys."""
+    redis_cluster.flush()
+    return redis_cluster.url
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ from stream_detector.adapters.registry import Registry
 from stream_detector.bundle import load_bundle, write_bundle
 from stream_detector.thresholds import Thresholds
 from tests.commandline import Done, invoke
-from tests.servers import KafkaBroker
+from tests.servers import KafkaBroker, RedisCluster
 from tests.servers.process import free_port
+from tests.servers.redis_cluster import asked
 from tests.service import (
     RunningService,
     command,
@@ -168,6 +169,36 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
     for alert in alerts:
         assert 1 <= alert["revision"] <= by_id[alert["id"]]
         assert alert["status"] in ("firing", "resolved")
+
+
+def test_the_partitions_of_a_service_are_spread_over_a_redis_cluster(
+    broker: KafkaBroker,
+    redis_cluster: RedisCluster,
+    redis_cluster_url: str,
+    bundle: Path,
+    plant: Plant,
+    tmp_path: Path,
+) -> None:
+    name = "spread"
+    start_topics(broker, name)
+    config = write_config(tmp_path, name, broker.bootstrap, redis_cluster_url, bundle, redis={"cluster": True})
+    done = command("check", "--config", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a cluster of 3 primaries" in done.stdout
+    sent = messages(plant, slice(0, 300))
+    produce(broker.bootstrap, f"{name}-events", sent, PARTITIONS)
+    with RunningService(config) as service:
+        service.wait_ready()
+        wait_for(lambda: score_count(service) >= expected_windows(sent), "all windows", service)
+        assert service.terminate() == 143
+    homes = [{key.split(b":")[3] for key in asked(node, "KEYS", "*")} for node in redis_cluster.primaries]
+    assert sorted(sorted(home) for home in homes if home) == [[b"0}"], [b"1}"]]
+    config.write_text(config.read_text().replace("cluster = true", "cluster = false"))
+    done = command("run", "--config", config)
+    assert done.returncode == 1
+    assert "error: Redis: this is a node of a cluster; set redis.cluster = true" in done.stderr
+    scores = json_values(committed_records(broker.bootstrap, f"{name}-scores"))
+    assert len({score["id"] for score in scores}) == len(scores) == expected_windows(sent)
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(

@@ -1,7 +1,7 @@
 """Windows in Redis (or Valkey): each call is one server-side script, atomic, compare-and-set on positions.
 
 Keys of a partition share one hash tag, so that Redis Cluster keeps them together (``P`` is
-``{prefix:group:topic:partition}``):
+``{prefix:group:topic:partition}``, and no key itself):
 
 ==================  ======  =================================================================================
 key                 type    holds
@@ -16,18 +16,21 @@ key                 type    holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from stream_detector.adapters.redis_client import client_of, facts_of, ping, translate
+from stream_detector.adapters.redis_client import Server
+from stream_detector.adapters.redis_cluster import Cluster
 from stream_detector.events import Partition
 from stream_detector.ports import Stored, Update
 from stream_detector.settings import Redis as RedisSettings
 
+TRIES = 10_000  # a server of a cluster that has fewer than one in a thousand slots may be missed
 SLACK = 4  # rows are trimmed when they reach so many times what must be kept
 
 # How much the other keys hold stands beside the position: a server that evicts whole keys is found out.
@@ -136,18 +139,19 @@ redis.call('UNLINK', p .. ':meta', p .. ':sensors', p .. ':pending', p .. ':aler
 return 1
 """
 
+SCRIPTS = {
+    name: (hashlib.sha1((SIZES + text).encode(), usedforsecurity=False).hexdigest(), SIZES + text)
+    for name, text in {"load": LOAD, "append": APPEND, "settle": SETTLE, "discard": DISCARD}.items()
+}
+
 
 class RedisStore:
-    """`ports.WindowStore` on a Redis server or cluster-compatible keyspace."""
+    """`ports.WindowStore` on a Redis server or a Redis Cluster."""
 
     def __init__(self, settings: RedisSettings, group: str) -> None:
         self.settings = settings
         self.group = group
-        self.client = client_of(settings)
-        self.scripts = {
-            name: self.client.register_script(SIZES + text)
-            for name, text in {"load": LOAD, "append": APPEND, "settle": SETTLE, "discard": DISCARD}.items()
-        }
+        self.server = Cluster(settings) if settings.cluster else Server(settings)
 
     def load(self, partition: Partition) -> Stored | None:
         """See `ports.WindowStore.load`; one call."""
@@ -209,21 +213,37 @@ class RedisStore:
         self._run("discard", partition, [life])
 
     def ping(self) -> None:
-        """Return if the server answers."""
-        ping(self.client)
+        """Return if the server answers, or all of a cluster's do."""
+        self.server.ping()
 
-    def facts(self) -> dict[str, str]:
-        """Version, eviction policy, persistence and clock, for `check`."""
-        return facts_of(self.client)
+    def facts(self) -> dict[str, dict[str, str]]:
+        """Version, eviction policy, persistence and clock of each server, for `check`."""
+        return self.server.facts()
+
+    def samples(self, topic: str, servers: Collection[str]) -> list[Partition]:
+        """Partitions that no topic has, one on each of these servers (of `facts`); for `check`."""
+        found: dict[str, Partition] = {}
+        for number in range(-1, -TRIES, -1):
+            partition = Partition(topic, number)
+            found.setdefault(self.server.holder(self._key(partition)), partition)
+            if found.keys() >= set(servers):
+                break
+        return list(found.values())
 
     def close(self) -> None:
         """Let go of connections."""
-        self.client.close()
+        self.server.close()
+
+    def _key(self, partition: Partition) -> str:
+        # A group may hold braces, which would end the hash tag early.
+        return f"{{{self.settings.prefix}:{quote(self.group, safe='')}:{partition.topic}:{partition.number}}}"
 
     def _run(self, name: str, partition: Partition, arguments: Sequence[Any]) -> Any:
-        # A group may hold braces, which would end the hash tag early.
-        key = f"{{{self.settings.prefix}:{quote(self.group, safe='')}:{partition.topic}:{partition.number}}}"
-        return translate(lambda: self.scripts[name](keys=[key], args=arguments))
+        sha, script = SCRIPTS[name]
+        key = self._key(partition)
+        # While a slot is being moved, its keys are here and there, and a script that finds none would begin anew.
+        # Of two keys one of which never exists, a cluster says "try again" until the slot is where it belongs.
+        return self.server.evaluate(sha, script, [key, f"{key}:meta"], arguments)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:

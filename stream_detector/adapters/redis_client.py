@@ -5,26 +5,31 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.connection import SSLConnection
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
     ChildDeadlockedError,
     ClusterDownError,
+    ClusterError,
     ConnectionError,
     InvalidResponse,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    SlotNotCoveredError,
     TimeoutError,
     TryAgainError,
 )
@@ -37,6 +42,10 @@ from stream_detector.tls import Names, cause_of, context_of, explained, speaks_t
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds for a look at what is there when nothing answers
 FORM = "redis://[[user]:password@]host[:port][/number], rediss://… for TLS, or unix://[[user]:password@]path"
+ONE_SERVER = "this is one server and no cluster; set redis.cluster = false"
+CLUSTER = "this is a node of a cluster; set redis.cluster = true"
+# What scripts run into on a node that is no longer, or not yet, the right one; older servers put words before it.
+ELSEWHERE = ("READONLY ", "CLUSTERDOWN", "MASTERDOWN", "non local key")
 TLS = Names("redis.ca_file", "redis.cert_file", "redis.key_file", "write redis:// in redis.url, or name the TLS port")
 
 
@@ -63,6 +72,11 @@ def client_of(settings: RedisSettings) -> redis.Redis:
             if options.get("ssl_cert_reqs") != "none":
                 options.setdefault("ssl_check_hostname", True)  # older versions of redis-py did not by themselves
         pool.connection_class(**options)  # connects to nothing, but looks at what the URL asks for
+        if settings.cluster and ("host" not in options or options.get("db")):
+            raise SettingsError(
+                "redis.url: a cluster is reached at redis://host or rediss://host, and has database 0 alone;"
+                " correct it, or set redis.cluster = false"
+            )
     except (TypeError, ValueError, RedisError):  # whose messages may hold a piece of the password
         raise SettingsError(f"redis.url: not understood; write {FORM}, special characters percent-encoded") from None
     if issubclass(pool.connection_class, SSLConnection):
@@ -70,8 +84,51 @@ def client_of(settings: RedisSettings) -> redis.Redis:
     return client
 
 
-def ping(client: redis.Redis) -> None:
-    """Return if the server answers; where it does not, find out by hand whether it ever will."""
+class Server:
+    """One server; raises our errors alone."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self.client = client_of(settings)
+
+    def evaluate(self, sha: str, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """What a script returns; its text is sent where the server does not know it."""
+        return translate(lambda: evaluated(self.client, sha, script, keys, arguments, dict))
+
+    def ping(self) -> None:
+        """Return if it answers, and is no node of a cluster."""
+        ping(self.client, cluster=False)
+
+    def facts(self) -> dict[str, dict[str, str]]:
+        """By server, for `check`."""
+        return {"": facts_of(self.client)}
+
+    def holder(self, key: str) -> str:
+        """Which of the servers in `facts` has a key."""
+        return ""
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.client.close()
+
+
+def evaluated(
+    client: Any,
+    sha: str,
+    script: str,
+    keys: Sequence[str],
+    arguments: Sequence[Any],
+    where: Callable[[], Mapping[str, Any]],
+) -> Any:
+    """EVALSHA; ``where`` gives the options of the client that lead SCRIPT LOAD to the same server."""
+    try:
+        return client.evalsha(sha, len(keys), *keys, *arguments)
+    except NoScriptError:
+        client.execute_command("SCRIPT LOAD", script, **where())
+        return client.evalsha(sha, len(keys), *keys, *arguments)
+
+
+def ping(client: redis.Redis, *, cluster: bool) -> None:
+    """Return if the server answers and is what we expect; if it does not, find out by hand whether it ever will."""
     try:
         translate(client.ping)
     except Unavailable as error:
@@ -91,6 +148,8 @@ def ping(client: redis.Redis) -> None:
             told = f"a client certificate is wanted, or another one; set {TLS.certificate} and {TLS.key}"
             raise Refused(f"Redis: TLS: {told}") from None
         raise
+    if bool(translate(lambda: client.info("cluster")).get("cluster_enabled")) != cluster:
+        raise Refused(f"Redis: {ONE_SERVER if cluster else CLUSTER}")
 
 
 def _answers_without_tls(host: str, port: int) -> bool:
@@ -135,7 +194,7 @@ def _away(error: BaseException) -> str:
 
 
 def facts_of(client: redis.Redis) -> dict[str, str]:
-    """Version, eviction policy, persistence and clock, for `check`."""
+    """Version, eviction policy, persistence and clock of one server, for `check`."""
     info = translate(lambda: client.info())
     asked = time.time()
     seconds, microseconds = translate(lambda: client.time())
@@ -164,6 +223,14 @@ def translate(call: Callable[[], T]) -> T:
         raise Unavailable(f"Redis does not answer: {_away(error)}") from error
     except (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError) as error:
         raise Unavailable(f"Redis cannot take writes now: {error}") from error
+    except SlotNotCoveredError as error:
+        raise Unavailable("Redis cannot take writes now: some of the cluster's slots have no node") from error
+    except ClusterError as error:  # the client has followed redirections for long enough
+        raise Unavailable("Redis cannot take writes now: the cluster is moving slots") from error
+    except AskError as error:  # or MovedError; the client of a cluster follows them
+        raise Refused(f"Redis: {CLUSTER}") from error
+    except NoScriptError as error:  # loaded a moment ago, on a server that has just handed over to another
+        raise Unavailable(f"Redis cannot take writes now: {error}") from error
     except ResponseError as error:
         text = str(error)
         if text.startswith("STALE "):
@@ -172,8 +239,21 @@ def translate(call: Callable[[], T]) -> T:
             raise Damaged(text.removeprefix("DAMAGED ")) from error
         if text.startswith(("MISCONF", "BUSY")):
             raise Unavailable(f"Redis cannot take writes now: {text}") from error
+        if any(word in text for word in ELSEWHERE):
+            raise Unavailable(f"Redis cannot take writes now: {text}") from error
+        if "cluster support disabled" in text:
+            raise Refused(f"Redis: {ONE_SERVER}") from error
         if "ACL failure in script" in text or text.startswith("NOPERM"):
             raise Refused(f"Redis refused us: {text}; grant this user what docs/security.md lists") from error
         raise Refused(f"Redis refused a call: {text}") from error
-    except (RedisError, RedisClusterException, ChildDeadlockedError) as error:
+    except RedisClusterException as error:
+        why = error.__cause__ or error.__context__  # the last of the nodes did not tell who has which slots
+        if not isinstance(why, (RedisError, RedisClusterException)):
+            raise Unavailable(f"Redis: {' '.join(str(error).split())}") from error
+    except (RedisError, ChildDeadlockedError) as error:
         raise Unavailable(f"Redis: {error}") from error
+    return translate(partial(_raise, why))  # out here: in there, it would come to have itself as a cause
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

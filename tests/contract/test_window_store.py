@@ -1,4 +1,4 @@
-"""`ports.WindowStore`: what every adapter must do, on memory and on a real Redis."""
+"""`ports.WindowStore`: what every adapter must do, on memory, on a real Redis and on a real Redis Cluster."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ P = Partition("sensor-events", 3)
 def store(request: pytest.FixtureRequest) -> WindowStore:
     if request.param == "memory":
         return MemoryStore()
-    return RedisStore(RedisSettings(url=SecretStr(request.getfixturevalue("redis_url"))), "a group with {braces}")
+    url = SecretStr(request.getfixturevalue(request.param))
+    settings = RedisSettings(url=url, cluster=request.param == "redis_cluster_url")
+    return RedisStore(settings, "a group with {braces}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The Redis half needs a server, and says so."""
+    """All but memory needs servers, and says so."""
     if "store" in metafunc.fixturenames:
-        params = ["memory", pytest.param("redis", marks=pytest.mark.servers)]
+        servers = [pytest.param(f"{name}_url", marks=pytest.mark.servers) for name in ("redis", "redis_cluster")]
+        params = ["memory", *servers]
         metafunc.parametrize("store", params, indirect=True)
 
 

@@ -2,5 +2,6 @@
 
 from tests.servers.kafka import KafkaBroker
 from tests.servers.redis import RedisServer
+from tests.servers.redis_cluster import RedisCluster
 
-__all__ = ["KafkaBroker", "RedisServer"]
+__all__ = ["KafkaBroker", "RedisCluster", "RedisServer"]

@@ -146,5 +146,5 @@ def test_the_right_password_opens_wherever_it_stands(locked: RedisServer) -> Non
     ):
         opened.ping()
         assert opened.load(Partition("t", 0)) is None
-        assert opened.facts()["maxmemory_policy"] == "noeviction"
+        assert opened.facts()[""]["maxmemory_policy"] == "noeviction"
         opened.close()
