@@ -130,7 +130,7 @@ def test_a_node_that_forgot_the_scripts_is_told_them_again(redis_cluster: RedisC
 
 
 @pytest.fixture
-def guarded(redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
+def guarded(redis_cluster: RedisCluster, redis_cluster_url: str) -> Iterator[RedisCluster]:
     """A password for everybody, and a user that may do all but ask who has which slots."""
     for node in redis_cluster.nodes:
         asked(node, "ACL", "SETUSER", "lost", "reset", "on", f">{PASSWORD}", "~*", "+@all", "-cluster")
@@ -238,12 +238,21 @@ def test_a_node_that_stands_still_applies_once_what_was_asked_twice(own: RedisCl
 
 
 @pytest.mark.servers
+@pytest.mark.parametrize("to", ["known", "new"])
 @pytest.mark.parametrize("moved", ["nothing", "meta", "rows", "everything"])
-def test_nothing_is_read_or_changed_while_a_slot_is_on_its_way(own: RedisCluster, moved: str) -> None:
+def test_nothing_is_read_or_changed_while_a_slot_is_on_its_way(own: RedisCluster, moved: str, to: str) -> None:
     """A script would find some of its keys, or none."""
     lively, partition = store(own.url), on(RANGES[1])
     begin(lively, partition)
-    slot, giver, taker = key_slot(key(partition).encode()), own.primaries[1], own.spare[0]
+    begin(lively, on(RANGES[2]))  # and all of the scripts are known there
+    assert lively.load(on(RANGES[2])) is not None
+    lively.settle(on(RANGES[2]), "L1", 0, 9, {})
+    lively.discard(on(RANGES[2]), "L1")
+    slot, giver, taker = (
+        key_slot(key(partition).encode()),
+        own.primaries[1],
+        own.spare[0] if to == "new" else own.primaries[2],
+    )
     asked(taker, "CLUSTER", "SETSLOT", slot, "IMPORTING", own.name(giver))
     asked(giver, "CLUSTER", "SETSLOT", slot, "MIGRATING", own.name(taker))
     names = {name.decode() for name in asked(giver, "CLUSTER", "GETKEYSINSLOT", slot, 100)}
@@ -269,7 +278,7 @@ def test_nothing_is_read_or_changed_while_a_slot_is_on_its_way(own: RedisCluster
             call()
         assert time.monotonic() - started < LONGEST
     move(sorted(names - set(first)))
-    for node in (taker, giver, own.primaries[0], own.primaries[2]):
+    for node in (taker, giver, *own.primaries, *own.spare):
         asked(node, "CLUSTER", "SETSLOT", slot, "NODE", own.name(taker))
     stored = loaded(lively, partition)
     assert (stored.position, stored.rows, stored.pending) == (9, {"a": b"abc"}, [(9, b"w")])
