@@ -17,7 +17,7 @@ from stream_detector.events import Errors, Events, Float32, Partition, Score, Wi
 from stream_detector.groups import alike
 from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
-from stream_detector.verdicts import judge, score_records
+from stream_detector.verdicts import forget, judge, score_records
 from stream_detector.windows import Rolling
 
 HERE = Partition("detector", 0)
@@ -53,7 +53,11 @@ class Detector:
         row = self._row(values)
         time = parse(timestamp, self.zone)
         offset, self.position = self.position, self.position + 1
-        windows, _ = self.rolling.push(Events([sensor_id], np.array([time]), row, np.array([offset]), np.array([-1])))
+        windows, change = self.rolling.push(
+            Events([sensor_id], np.array([time]), row, np.array([offset]), np.array([-1]))
+        )
+        for sensor, _ in change.swept:
+            forget(sensor, self.incidents, {})
         if not len(windows):
             return []
         errors = self._loaded().score(windows.sensors, windows.values)

@@ -167,7 +167,8 @@ class Pipeline:
         owned.first, owned.position = False, batch.end
         self.observer.took("append", self.clock() - started)
         self.observer.received(change.counts["accepted"], _reasons(rejects), change.counts)
-        return Work(partition, owned, batch.end, windows, rejects, dict(zip(change.sensors, change.added, strict=True)))
+        added = dict(zip(change.sensors, change.added, strict=True))
+        return Work(partition, owned, batch.end, windows, rejects, added, change.swept)
 
     def _launch(self, works: list[Work]) -> Flight | None:
         """Give all windows of all partitions to the device, in one call."""
@@ -233,7 +234,8 @@ class Pipeline:
                 named = np.flatnonzero(unpublished & np.isfinite(mine.score) & embedded(own))
                 delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, flight.models))
             windows, mine, unscored = without_unscored(windows, mine)
-            judged = judge(work.partition, windows, mine, owned.incidents, self.criteria, expect, owned.floor)
+            known = owned.incidents, self.criteria
+            judged = judge(work.partition, windows, mine, *known, expect, owned.floor, work.swept)
             changed[work.partition] = judged.touched
             self.observer.scored(work.partition, windows, mine)
             # What ends before the committed offset has been published by an earlier owner.

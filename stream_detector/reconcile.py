@@ -85,6 +85,7 @@ class Work:
     windows: Windows
     rejects: list[Reject]
     added: dict[str, int]  # rows by sensor
+    swept: list[tuple[str, int]]  # as in `windows.Change`
     left: bool = False  # by an earlier owner; nothing more is read of the partition until it is settled
 
 
@@ -185,9 +186,10 @@ def _resume(partition: Partition, stored: Stored, committed: int, rules: Rules) 
     batches = [unpack_waiting(rules, blob, stored.rows) for _, blob in stored.pending if blob]
     work = None
     if batches or committed < stored.position:
-        rejects = [reject for _, some in batches for reject in some]
-        windows = _join(rules, [windows for windows, _ in batches])
-        work = Work(partition, owned, stored.position, windows, rejects, dict(table.unsettled), left=True)
+        rejects = [reject for batch in batches for reject in batch.rejects]
+        windows = _join(rules, [batch.windows for batch in batches])
+        swept = [one for batch in batches for one in batch.swept]
+        work = Work(partition, owned, stored.position, windows, rejects, dict(table.unsettled), swept, left=True)
     if stored.position < committed:
         return owned, work, "behind"
     return owned, work, "ahead" if work is not None and stored.position > committed else "resumed"

@@ -49,18 +49,22 @@ def judge(
     criteria: Criteria,
     expect: Expect,
     floor: int = 0,
+    swept: Sequence[tuple[str, int]] = (),
 ) -> Judged:
     """Move the alerts of a partition on by its windows, in order; ``incidents`` is the state before and after.
 
     Windows that end before ``floor`` are muted: see `alerts.advance`. ``expect`` tells what was expected of the few
-    windows that need it.
+    windows that need it. Of sensors that were ``swept`` after an offset, only open alerts are remembered from there on.
     """
     states: list[State] = ["normal"] * len(windows)
     changes: list[tuple[int, Told, str]] = []
     touched: dict[str, Incident | None] = {}
+    leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
     signs, deviations = criteria.look(windows), criteria.deviations
     scores = errors.score if deviations is None else deviations.counted(windows, errors, expect)
     for at, (sensor, score) in enumerate(zip(windows.sensors, scores.tolist(), strict=True)):
+        while leaving and leaving[-1][1] < windows.offsets[at, 1]:
+            forget(leaving.pop()[0], incidents, touched)
         before = incidents.get(sensor)
         odd = signs is not None and signs.odd[at]
         if before is None and score < 1 and not odd:
@@ -88,7 +92,19 @@ def judge(
             states[at] = after.state
         if before is not None or after is not None:
             touched[sensor] = after
+    for sensor, _ in leaving:
+        forget(sensor, incidents, touched)
     return Judged(states, changes, touched)
+
+
+def forget(
+    sensor: str, incidents: MutableMapping[str, Incident], touched: MutableMapping[str, Incident | None]
+) -> None:
+    """Drop what is known of a sensor that is gone; an alert that is open stays until the sensor is back."""
+    before = incidents.get(sensor)
+    if before is not None and before.state != "firing":
+        del incidents[sensor]
+        touched[sensor] = None
 
 
 def _shown(before: Incident | None, windows: Windows, errors: Errors, at: int, limits: Limits, signs: Signs) -> Shown:

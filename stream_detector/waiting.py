@@ -1,4 +1,4 @@
-"""What a store keeps of windows and rejects between a batch's append and its delivery: references to stored rows.
+"""What a store keeps of a batch between its append and its delivery: references to stored rows, rejects, who is gone.
 
 After a crash the next owner makes the same windows of it again.
 """
@@ -6,6 +6,7 @@ After a crash the next owner makes the same windows of it again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,19 +23,28 @@ class _Waiting(msgspec.Struct, array_like=True):
     sensors: list[str]  # (n) of each window
     ends: bytes  # (n) int64, offset of each window's last event
     rejects: list[tuple[int, str, str, bytes | None, bytes | None]]
+    swept: list[tuple[str, int]] = []
 
 
 def pack_waiting(change: Change, rejects: Sequence[Reject]) -> bytes:
-    """A batch's windows (by reference to the stored rows) and rejects, for `unpack_waiting` after a crash."""
-    if not len(change.which) and not rejects:
+    """A batch's windows (by reference to the stored rows) and what else is due with them, for `unpack_waiting`."""
+    if not len(change.which) and not rejects and not change.swept:
         return b""
     sensors = [change.sensors[index] for index in change.which.tolist()]
     plain = [(reject.offset, reject.reason, reject.message, reject.key, reject.value) for reject in rejects]
-    return msgspec.msgpack.encode(_Waiting(sensors, change.ends.tobytes(), plain))
+    return msgspec.msgpack.encode(_Waiting(sensors, change.ends.tobytes(), plain, change.swept))
 
 
-def unpack_waiting(rules: Rules, packed: bytes, rows: Mapping[str, bytes]) -> tuple[Windows, list[Reject]]:
-    """Windows and rejects of a batch that an earlier owner left undelivered; ``rows`` are its sensors' stored rows.
+class Left(NamedTuple):
+    """A batch that an earlier owner left undelivered."""
+
+    windows: Windows
+    rejects: list[Reject]
+    swept: list[tuple[str, int]]  # as in `windows.Change`
+
+
+def unpack_waiting(rules: Rules, packed: bytes, rows: Mapping[str, bytes]) -> Left:
+    """A batch as it was; ``rows`` are its sensors' stored rows.
 
     Raises `Damaged` if rows are missing.
     """
@@ -53,4 +63,4 @@ def unpack_waiting(rules: Rules, packed: bytes, rows: Mapping[str, bytes]) -> tu
         last.append(base[sensor] + at)
     every = np.concatenate([np.empty(0, rules.row), *stored])
     windows = cut(rules, every, waiting.sensors, np.array(last, np.int64))
-    return windows, [Reject(*reject) for reject in waiting.rejects]
+    return Left(windows, [Reject(*reject) for reject in waiting.rejects], waiting.swept)

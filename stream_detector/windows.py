@@ -32,6 +32,7 @@ class Change:
     keep: list[int]  # (k) bytes of rows that must survive trimming
     tails: list[int]  # (k) bytes of rows wanted back, 0 for none
     expired: list[str]  # sensors forgotten and not seen again in the batch
+    swept: list[tuple[str, int]]  # every sensor that was forgotten, and the offset of the event after which
     which: NDArray[np.intp]  # (n) index into `sensors` of each window, in offset order
     back: Int64  # (n) rows of the tail after the window's last
     ends: Int64  # (n) offset of the window's last event
@@ -54,7 +55,7 @@ def advance(table: Table, events: Events, raw: Sequence[tuple[bytes | None, byte
     parts: dict[str, list[_Part]] = defaultdict(list)
     refused: list[tuple[int, str, str]] = []  # index of the event, reason, message
     counts: Counter[str] = Counter()
-    expired: set[str] = set()
+    gone: list[tuple[str, int]] = []
     tick = max(rules.ttl // SWEEPS, 1)
     done, total = 0, len(events)
     while done < total:
@@ -62,15 +63,15 @@ def advance(table: Table, events: Events, raw: Sequence[tuple[bytes | None, byte
         before = table.watermark
         _apply(table, events, done, stop, parts, refused, counts)
         if before != NEVER and table.watermark // tick > before // tick:
-            swept = table.sweep()
-            expired.update(swept)
-            counts["expired"] += len(swept)
+            last = int(events.offsets[stop - 1])
+            gone += [(sensor, last) for sensor in table.sweep()]
         done = stop
     rejects = [
         Reject(int(events.offsets[at]), reason, message, *(raw[at] if raw else (None, None)))
         for at, reason, message in refused
     ]
-    return _change(table, parts, sorted(expired - table.slots.keys()), rejects, counts)
+    counts["expired"] += len(gone)
+    return _change(table, parts, gone, rejects, counts)
 
 
 def _next_sweep(table: Table, events: Events, done: int, tick: int) -> int:
@@ -281,7 +282,11 @@ def _remember(
 
 
 def _change(
-    table: Table, parts: dict[str, list[_Part]], expired: list[str], rejects: list[Reject], counts: Counter[str]
+    table: Table,
+    parts: dict[str, list[_Part]],
+    swept: list[tuple[str, int]],
+    rejects: list[Reject],
+    counts: Counter[str],
 ) -> Change:
     """Gather the stretches of a batch by sensor."""
     rules, size = table.rules, table.rules.row.itemsize
@@ -309,7 +314,8 @@ def _change(
         table.pack(sensors),
         keep,
         tails,
-        expired,
+        sorted({sensor for sensor, _ in swept} - table.slots.keys()),
+        swept,
         np.concatenate([none.astype(np.intp), *which])[order],
         np.concatenate([none, *back])[order],
         end[order],

@@ -10,6 +10,8 @@ import copy
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from stream_detector.ports import Update, WindowStore
 from stream_detector.recall import Recall
 from stream_detector.settings import Redis as RedisSettings
 from stream_detector.settings import Settings
-from tests.simulated import Broker, Record, Worker
+from tests.simulated import RULES, Broker, Record, Worker
 
 Snapshot = Callable[[], Callable[[], None]]  # take one; what it returns restores it
 
@@ -141,6 +143,16 @@ def test_durations_survive_any_history_in_which_the_state_is_not_wiped(monkeypat
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(TIMED))
     monkeypatch.setattr(Memory, "wipe", lambda self: None)
     assert [seed for seed in range(100) if not in_memory(seed)] == []
+
+
+def test_what_is_forgotten_with_a_sensor_survives_any_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sensors expire all the time here, in the middle of what is pending, and come back; see `verdicts.forget`.
+
+    Where the state is lost, time begins anew with the look-back, and what had expired by then may not have.
+    """
+    monkeypatch.setattr(f"{__name__}.Worker", partial(Worker, rules=replace(RULES, ttl=16)))
+    monkeypatch.setattr(Memory, "wipe", lambda self: None)
+    assert [seed for seed in range(200) if not in_memory(seed)] == []
 
 
 def test_any_history_ends_as_an_undisturbed_run_on_redis(redis_url: str) -> None:

@@ -334,6 +334,37 @@ def test_a_crash_at_every_call_ends_as_an_undisturbed_run(lose: Callable[[Memory
     assert world.published() == undisturbed()
 
 
+# Sensor a has one anomalous window, of the two in a row that an alert takes, and is gone; b moves the time on, until
+# nobody waits for a any more; then a is back with another one.
+GONE: list[Record] = [
+    *[("a", at, value) for at, value in enumerate((1.0, 1.0, 1.0, 9.0))],
+    *[("b", 50 * at, 1.0) for at in range(1, 10)],
+    *[("a", 450 + at, value) for at, value in enumerate((1.0, 1.0, 9.0))],
+]
+
+
+@pytest.mark.parametrize("crash", [None, 0, 1, 2, 3])
+def test_what_was_pending_of_a_sensor_that_expired_is_forgotten(crash: int | None) -> None:
+    world = World(GONE, rules=dataclasses.replace(RULES, ttl=100))
+    world.work(until=4)
+    assert world.store.states[PARTITION].alerts.keys() == {"a"}
+    if crash is not None:
+        world.work(until=13, crash=crash, after=crash % 2 == 0)
+    world.work(until=13)
+    assert world.store.states[PARTITION].alerts == {}
+    world.work()
+    assert world.store.states[PARTITION].alerts.keys() == {"a"}
+    assert [record for record in world.broker.published if isinstance(record, Alert)] == []
+
+
+def test_an_alert_stays_open_when_its_sensor_expires() -> None:
+    log = [*GONE[:4], ("a", 4, 9.0), *GONE[4:]]
+    world = World(log, rules=dataclasses.replace(RULES, ttl=100))
+    world.work()
+    assert world.store.states[PARTITION].alerts.keys() == {"a"}
+    assert [record.status for record in world.broker.published if isinstance(record, Alert)] == ["firing"]
+
+
 def test_a_partition_that_must_go_before_what_was_left_of_it_is_done_is_not_read_on() -> None:
     """What an earlier owner left is in flight when the partition is revoked: it is published, and that is all."""
     world = World()

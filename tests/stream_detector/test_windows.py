@@ -118,9 +118,10 @@ def test_what_waits_is_recovered_from_the_stored_rows(rows: list[tuple[str, int,
     if not blob:
         assert not len(windows)
         return
-    recovered, rejects = unpack_waiting(rules, blob, stored)
+    recovered, rejects, swept = unpack_waiting(rules, blob, stored)
     assert plain(recovered) == plain(windows)
     assert rejects == change.rejects
+    assert swept == change.swept
 
 
 @settings(max_examples=60, deadline=None)
