@@ -131,7 +131,7 @@ def test_metrics_hold_them_made_printable_and_each_by_itself() -> None:
     assert {sample.labels["name"] for sample in samples if "name" in sample.labels} == {'pumps"\n}\\'}
     assert {label for sample in samples for label in sample.labels} <= {
         "name", "version", "le", "outcome", "stage", "reason", "rule", "severity", "status", "case", "kind",
-        "sensor_id", "feature",
+        "sensor_id", "feature", "group",
     }  # fmt: skip
     for name in ("sensor_score", "sensor_contribution", "alert_firing"):
         shown = [sample.labels["sensor_id"] for sample in samples if sample.name == f"stream_detector_{name}"]

@@ -117,7 +117,7 @@ def test_the_threshold_comes_from_the_training_part_alone() -> None:
 
 
 def test_firing_follows_the_policy() -> None:
-    scores = np.array([1.0, 1, 0, 1, 1, 1, 0.9, 0.7, 0.7, 0.7, 0.7, 0.7, 0])
+    scores = np.array([1.0, 1, 0, 1, 1, 1, 0.9, 0.6, 0.6, 0.6, 0.6, 0.6, 0])
     wanted = [False] * 5 + [True] * 6 + [False] * 2
     times = MINUTE * np.arange(len(scores), dtype=np.int64)
     assert firing(scores, times, Alerts(min_windows=3)).tolist() == wanted
