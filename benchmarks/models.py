@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds the sets")
     parser.add_argument("--set", default="asd", choices=list(PLANS))
     parser.add_argument("--models", default=",".join([*FAMILY, "denoising+lstm", "sparse+dense", "contractive+dense"]))
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=TrainOptions().epochs)
     given = parser.parse_args(arguments)
     lines = [HEAD, "|---|" + "---:|" * 8]
     try:

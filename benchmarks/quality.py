@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sets", default=",".join(PLANS), help="some of them, separated by commas")
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--model", default="lstm", help="kind of autoencoder")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=TrainOptions().epochs)
     parser.add_argument("--quick", action="store_true", help="without baselines, budgets and cut streams")
     parser.add_argument("--out", type=Path, default=Path("quality-out"), metavar="DIR")
     given = parser.parse_args(arguments)

@@ -25,7 +25,7 @@ class TrainOptions:
     length: int = 64  # events a window
     stride: int | None = None  # None: an eighth of the length, so that each event is judged eight times
     units: tuple[int, ...] | None = None  # None: what suits the kind
-    epochs: int = 30
+    epochs: int = 10  # with 30, verdicts differ much from seed to seed: docs/quality.md
     patience: int = 5  # epochs without a better validation error
     batch: int = 128
     learning_rate: float | None = None  # None: what suits the kind

@@ -41,7 +41,7 @@ def train(
     model: Annotated[str, typer.Option(help="Which autoencoder, such as lstm, dense, aer, denoising+dense.")] = "lstm",
     window: Annotated[int | None, typer.Option(help="Events a window (64).")] = None,
     stride: Annotated[int | None, typer.Option(help="Events from window to window (an eighth of the window).")] = None,
-    epochs: Annotated[int, typer.Option(help="At most; training stops early when it no longer helps.")] = 30,
+    epochs: Annotated[int, typer.Option(help="At most; training stops early when it no longer helps.")] = 10,
     units: Annotated[
         str | None, typer.Option(help="Units of each encoder layer, comma-separated; as suits the model if absent.")
     ] = None,
