@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 from kafka import KafkaAdminClient
 
 from tests.servers.kafka import KafkaBroker, cluster_id
+from tests.servers.process import Running
 
 NODES = (1, 2, 3)
 
@@ -24,7 +23,7 @@ REPLICATED = {
 }
 
 
-class KafkaCluster:
+class KafkaCluster(Running):
     """Each of `nodes` can be stopped, killed and started like a lone broker; two must run for anything to work."""
 
     def __init__(self, properties: Mapping[str, str] | None = None, heap: str = "384m") -> None:
@@ -36,19 +35,6 @@ class KafkaCluster:
         }
         for number, node in self.nodes.items():
             node.join(number, cluster, controllers)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """All at once: none is ready before two are."""

@@ -9,13 +9,11 @@ import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from tests.servers.process import Process, free_port, new_folder
+from tests.servers.process import Process, Running, free_port, new_folder
 
 LIBS = Path(__file__).parents[2] / ".servers" / "kafka" / "libs"
 
@@ -54,7 +52,7 @@ LOG4J = """\
 """
 
 
-class KafkaBroker:
+class KafkaBroker(Running):
     """One broker; ports and data stay the same until the context ends.
 
     `properties` go on top of those above, such as `{"message.max.bytes": "2000000"}`; `format_options` are for the tool
@@ -77,19 +75,6 @@ class KafkaBroker:
         self._format_options = format_options
         self._founding = ["--standalone", "-t", cluster_id()]
         self._process = Process("Kafka", self.folder / "broker.log")
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def join(self, node: int, cluster: str, controllers: Mapping[int, tuple[str, str]]) -> None:
         """Be one node of several, before the first start: their ids, controllers' addresses and folder ids."""

@@ -11,10 +11,36 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 START_SECONDS = 120.0  # the broker needs 3 s on an idle machine; a busy one is given more
 STOP_SECONDS = 30.0
 LOG_LINES = 40
+
+
+class Running:
+    """What runs until the context ends, and is cleaned up too if it does not come up."""
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End it and remove its data."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Process:

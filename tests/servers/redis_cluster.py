@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import redis
 
-from tests.servers.process import START_SECONDS, free_port
+from tests.servers.process import START_SECONDS, Running, free_port
 from tests.servers.redis import RedisServer
 
 SLOTS = 16_384
@@ -18,7 +17,7 @@ RANGES = ((0, 5_460), (5_461, 10_922), (10_923, SLOTS - 1))
 NODE_TIMEOUT = 500  # ms after which a node that does not answer is replaced
 
 
-class RedisCluster:
+class RedisCluster(Running):
     """`primaries` as they began, in the order of their slots, and the `replica` of the first."""
 
     def __init__(self, options: Sequence[str] = (), spare: bool = False) -> None:
@@ -34,19 +33,6 @@ class RedisCluster:
         mode = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
         timing = ["--cluster-node-timeout", str(NODE_TIMEOUT), "--cluster-replica-validity-factor", "0"]
         return RedisServer([*mode, *timing, "--repl-diskless-sync-delay", "0", *self._options])
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """All at once; then they are told of each other."""

@@ -9,15 +9,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.servers.process import Process, free_port, new_folder
+from tests.servers.process import Process, Running, free_port, new_folder
 
 FETCHED = Path(__file__).parents[2] / ".servers" / "monitoring" / "usr"
 
 
-class WebServer:
+class WebServer(Running):
     """One server; its data are gone when the context ends. ``programs`` are the names that it goes by."""
 
     def __init__(self, programs: Sequence[str], config: str, options: Sequence[str] = ()) -> None:
@@ -28,19 +27,6 @@ class WebServer:
         self._programs, self._options = programs, options
         self._start_in: Path | None = None
         self._process = Process(programs[0], self.folder / "server.log")
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         program, path = tool(*self._programs), self.folder / "config.yml"
