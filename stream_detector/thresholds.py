@@ -66,7 +66,7 @@ class Tail(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True):
     """One row of the table."""
 
-    name: str  # "*" or the sensor (a group's name, once there are groups)
+    name: str  # "*" or the sensor
     threshold: float
     expected_alerts_per_day: float  # per sensor
     windows: int  # calibration windows behind it
