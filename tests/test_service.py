@@ -207,7 +207,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     sent = messages(plant, slice(0, 1_400))
     small = {"poll": {"max_records": 40}, "alerts": {"min_windows": 2}}
     results: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-    for name, kills in (("calm", 0), ("killed", 2)):
+    for name, kills in (("calm", 0), ("killed", 4)):
         start_topics(broker, name)
         config = write_config(tmp_path, name, broker.bootstrap, redis_url, bundle, **small)
         produce(broker.bootstrap, f"{name}-events", sent, PARTITIONS)
