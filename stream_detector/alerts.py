@@ -45,6 +45,13 @@ class Rest(msgspec.Struct, array_like=True, frozen=True):
     severity: Severity
 
 
+class Past(msgspec.Struct, array_like=True, frozen=True):
+    """An alert that is over, for as long as it is recent."""
+
+    ended_at: int  # epoch ms
+    peak: float
+
+
 class Run(msgspec.Struct, array_like=True, frozen=True):
     """A feature that has had one value for whole windows."""
 
@@ -70,6 +77,12 @@ class Incident(msgspec.Struct, array_like=True, frozen=True):
     last: int | None = None  # epoch ms, end of the last window that was not calm while firing
     rest: Rest | None = None
     fault: Fault | None = None
+    recent: tuple[Past, ...] = ()  # those that may still count for the limit, in the order of their ends
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it changes by a window that is normal."""
+        return not self.id and self.rest is None and self.fault is None
 
     @property
     def state(self) -> State:
@@ -171,7 +184,7 @@ def follow(
     opened, change = advance(fault.incident, strength, (place.fault_id, place.ended), policy, muted=muted)
     firing = opened is not None and opened.revision > 0 and change != "resolved"
     if opened is not None and change == "fired" and theirs and anomaly is not None and anomaly.revision:
-        opened, change, anomaly = _taken_over(anomaly, opened, policy), "diagnosed", None
+        opened, change, anomaly = _taken_over(anomaly, opened, policy), "diagnosed", _resting(None, anomaly.recent)
     if opened is not None and change is not None:
         told.append(Told(opened, change, "fault"))
         opened = _left(opened, place.ended, policy) if change == "resolved" else opened
@@ -179,7 +192,7 @@ def follow(
     moved, change = advance(anomaly, counted, (place.id, place.ended), policy, muted=muted)
     if moved is not None and change is not None:
         told.append(Told(moved, change, "anomaly"))
-        moved = _left(moved, place.ended, policy) if change == "resolved" else moved
+        moved = _left(moved, place.ended, policy, limited=True) if change == "resolved" else moved
     if opened is None and not shown.runs:
         return moved, told
     known = (features, until) if opened is not None and opened.id else ((), 0)
@@ -194,9 +207,39 @@ def _taken_over(anomaly: Incident, fault: Incident, policy: Alerts) -> Incident:
     return msgspec.structs.replace(fault, **begun, peak=peak, severity=severity)
 
 
-def _left(resolved: Incident, ended: int, policy: Alerts) -> Incident | None:
-    """What is left of an alert that is over."""
-    return Incident("", 0, rest=Rest(ended, resolved.severity)) if policy.cooldown else None
+def _left(resolved: Incident, ended: int, policy: Alerts, *, limited: bool = False) -> Incident | None:
+    """What is left of an alert that is over; only those that are ``limited`` are remembered for long."""
+    rest = Rest(ended, resolved.severity) if policy.cooldown else None
+    recent = _still(resolved.recent, ended, policy)
+    if limited and isinstance(policy.limit, int):
+        # One that `limit` later and higher ones follow can never be among those that count again.
+        known = [*recent, Past(ended, resolved.peak)]
+        recent = tuple(
+            one
+            for at, one in enumerate(known)
+            if sum(later.peak >= one.peak for later in known[at + 1 :]) < policy.limit
+        )
+    return _resting(rest, recent)
+
+
+def _resting(rest: Rest | None, recent: tuple[Past, ...]) -> Incident | None:
+    """A sensor of which there is no more than this."""
+    return Incident("", 0, rest=rest, recent=recent) if rest is not None or recent else None
+
+
+def _still(recent: tuple[Past, ...], ended: int, policy: Alerts) -> tuple[Past, ...]:
+    """Those that are recent at this time; by a clock that was set back too, for as long as by one that runs on."""
+    if not recent or not isinstance(policy.limit, int) or not isinstance(policy.limit_within, int):
+        return ()
+    within = policy.limit_within
+    return tuple(one for one in recent if abs(ended - one.ended_at) < within)
+
+
+def _enough(recent: tuple[Past, ...], policy: Alerts) -> float:
+    """The peak from which another alert fires beside these that are recent."""
+    if not isinstance(policy.limit, int) or len(recent) < policy.limit:
+        return 0.0
+    return sorted(one.peak for one in recent)[-policy.limit]
 
 
 def advance(
@@ -236,15 +279,17 @@ def _pending(
     if rest is not None:
         rest = Rest(min(rest.ended_at, ended), rest.severity)
         rest = rest if ended - rest.ended_at < policy.cooldown else None
+    recent = () if incident is None else _still(incident.recent, ended, policy)
     if score < 1:
-        return (None if rest is None else Incident("", 0, rest=rest)), None
+        return _resting(rest, recent), None
     if incident is None or not incident.id:
         incident = Incident(*opening)
     started = min(incident.started_at, ended) if policy.min_duration else incident.started_at
     above, peak = incident.above + 1, max(incident.peak, score)
     severity = grade(peak, policy)
     long = above >= policy.min_windows and ended - started >= policy.min_duration
-    fired = long and not muted and (rest is None or RANK[severity] > RANK[rest.severity])
+    told = (rest is None or RANK[severity] > RANK[rest.severity]) and peak >= _enough(recent, policy)
+    fired = long and not muted and told
     moved = msgspec.structs.replace(
         incident,
         started_at=started,
@@ -254,5 +299,6 @@ def _pending(
         revision=1 if fired else 0,
         last=ended if fired else None,
         rest=None if fired else rest,
+        recent=recent,
     )
     return moved, "fired" if fired else None

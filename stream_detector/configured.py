@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 from stream_detector.bundle import Bundle, Manifest, check_fits
 from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
-from stream_detector.policy import Feature
+from stream_detector.policy import Feature, paced
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
 from stream_detector.silence import Heartbeats
@@ -72,11 +73,11 @@ def rules_of(manifest: Manifest, settings: Settings) -> Rules:
 
 
 def fitted(settings: Settings, manifest: Manifest) -> Settings:
-    """The settings of features with what the bundle knows: how long values are equal normally.
+    """The settings with what the bundle knows: how long values are equal normally, how many alerts are expected.
 
-    Learned limits are watched only where one window shows them: values that are equal for longer in normal times,
-    such as set points, would otherwise have to be followed all the time. Raises `SettingsError` for features that
-    the bundle lacks, and for directions where its model expects no values.
+    Learned limits of features are watched only where one window shows them: values that are equal for longer in
+    normal times, such as set points, would otherwise have to be followed all the time. Raises `SettingsError` for
+    features that the bundle lacks, and for directions where its model expects no values.
     """
     for name, asked in settings.features.items():
         if name not in manifest.features:
@@ -97,7 +98,17 @@ def fitted(settings: Settings, manifest: Manifest) -> Settings:
             limit, known = math.ceil(settings.faults.stuck_factor * run), features.get(name, Feature())
             if 2 <= limit <= manifest.length and known.stuck_events is None and known.stuck_after is None:
                 features[name] = known.model_copy(update={"stuck_events": limit})
-    return settings if features == settings.features else settings.model_copy(update={"features": features})
+    return settings.model_copy(update={"features": features} | _paced(settings, manifest))
+
+
+def _paced(settings: Settings, manifest: Manifest) -> dict[str, Any]:
+    """The settings of alerts, of all sensors and of groups, with the limit that the bundle's sensors have."""
+    step = manifest.stride * manifest.intervals.get("", 0.0)
+    groups = {}
+    for name, group in settings.groups.items():
+        own = paced(group.over(settings.alerts), step, manifest.expected_alerts_per_day)
+        groups[name] = group.model_copy(update={"limit": own.limit, "limit_within": own.limit_within})
+    return {"alerts": paced(settings.alerts, step, manifest.expected_alerts_per_day), "groups": groups}
 
 
 def bounded(settings: Settings, manifest: Manifest) -> Settings:

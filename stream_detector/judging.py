@@ -92,9 +92,11 @@ def rules_for(judges: Grouped[Judge]) -> Rules:
 
 
 def criteria_for(judges: Grouped[Judge]) -> Criteria:
-    """What is asked of the windows of all sensors; what is a fault, as each one's own bundle says."""
-    limits = judges.each(lambda judge: limits_of(judge.rules, judge.settings))
-    return criteria_of(judges.common.rules, judges.common.settings, limits)
+    """What is asked of all sensors' windows; what is a fault, and how many alerts there may be, as its bundle says."""
+    limits, common = judges.each(lambda judge: limits_of(judge.rules, judge.settings)), judges.common.settings
+    named = {name: judge.settings.groups for name, judge in judges.named().items() if name}
+    groups = {name: named.get(name, common.groups)[name] for name in common.groups}
+    return criteria_of(judges.common.rules, common.model_copy(update={"groups": groups}), limits)
 
 
 def heartbeats_for(judges: Grouped[Judge]) -> Grouped[Heartbeats] | None:

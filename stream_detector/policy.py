@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from stream_detector.sections import Duration, Section
+
+RECENT = 1_000  # windows of a sensor after an alert in which it is recent, unless somebody says how long
+LIMIT = 2  # alerts of a sensor that may be recent however few are expected
+DAY = 86_400_000  # ms
+
+Learned: TypeAlias = Literal["learned"]
 
 
 class Alerts(Section):
@@ -26,6 +33,11 @@ class Alerts(Section):
     """… and so long since the last window that was not."""
     cooldown: Duration = 0
     """After it resolved: only a worse one fires before this is over."""
+    limit: Annotated[int, Field(ge=1)] | Learned | Literal["off"] = "learned"
+    """While so many of a sensor's alerts are recent, another fires only if it is as high as the lowest of the highest
+    so many; `learned`: as many as the bundle expects in that time, two at least."""
+    limit_within: Duration | Learned = "learned"
+    """How long after its end an alert is recent; `learned`: a thousand windows of the median sensor in training."""
     major: float = Field(2.0, gt=1)
     """Peak score from which an alert is major."""
     critical: float = Field(5.0, gt=1)
@@ -51,6 +63,8 @@ class Group(Section):
     resolve_below: float | None = Field(None, gt=0, le=1)
     keep_firing_for: Duration | None = None
     cooldown: Duration | None = None
+    limit: Annotated[int, Field(ge=1)] | Learned | Literal["off"] | None = None
+    limit_within: Duration | Learned | None = None
     major: float | None = Field(None, gt=1)
     critical: float | None = Field(None, gt=1)
 
@@ -58,6 +72,16 @@ class Group(Section):
         """The settings of alerts with what is different here."""
         own = {key: value for key, value in self if key in Alerts.model_fields and value is not None}
         return alerts.model_copy(update=own)
+
+
+def paced(alerts: Alerts, step: float, expected: float) -> Alerts:
+    """The settings with numbers in the place of what is learned.
+
+    ``step`` is the usual time in ms from one window of a sensor to the next, ``expected`` its alerts a day.
+    """
+    within = round(RECENT * step) if alerts.limit_within == "learned" else alerts.limit_within
+    limit = max(LIMIT, math.ceil(expected * within / DAY)) if alerts.limit == "learned" else alerts.limit
+    return alerts.model_copy(update={"limit": limit, "limit_within": within})
 
 
 class Feature(Section):

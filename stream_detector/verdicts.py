@@ -67,7 +67,7 @@ def judge(
             forget(leaving.pop()[0], incidents, touched)
         before = incidents.get(sensor)
         odd = signs is not None and signs.odd[at]
-        if before is None and score < 1 and not odd:
+        if score < 1 and not odd and (before is None or before.idle):
             continue
         limits = criteria.limits.of(sensor)
         shown = NONE if limits is None or signs is None else _shown(before, windows, errors, at, limits, signs)

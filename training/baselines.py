@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from scipy.signal import lfilter
 
-from stream_detector.alerts import Incident, advance
+from stream_detector.alerts import Incident, Place, follow
 from stream_detector.errors import DataError
 from stream_detector.events import Bool, Float64, Int64
+from stream_detector.policy import paced
 from stream_detector.settings import Alerts
 from stream_detector.thresholds import Series, fit_thresholds
 
@@ -55,10 +56,14 @@ class History(NamedTuple):
     times: Int64  # (n) epoch ms
 
     @property
+    def step(self) -> float:
+        """The median time in ms from row to row, a second if there is none."""
+        return max(float(np.median(np.diff(self.times))), 1.0) if len(self.times) > 1 else 1_000.0
+
+    @property
     def days(self) -> float:
-        """The time that the rows stand for: their number times the median step, a second if there is none."""
-        step = float(np.median(np.diff(self.times))) if len(self.times) > 1 else 1_000.0
-        return len(self.times) * max(step, 1.0) / DAY
+        """The time that the rows stand for."""
+        return len(self.times) * self.step / DAY
 
 
 class Judged(NamedTuple):
@@ -177,6 +182,7 @@ def judge(
         raise DataError("no rows to train the baselines on; check the training files and the column names")
     # An odd event is in several windows of a model but in one row: asked for several in a row, spikes would not count.
     alone = policy.model_copy(update={"min_windows": 1})
+    alone = paced(alone, float(np.median([history.step for history in train.values()])), budget)
     means = np.nan_to_num(_mean(np.concatenate([history.values for history in train.values()])))
     fitted: dict[str, Score] = {}
     held: dict[str, Series] = {}
@@ -203,9 +209,7 @@ def firing(scores: Float64, times: Int64, policy: Alerts) -> Bool:
     state: Incident | None = None
     found = np.zeros(len(scores), bool)
     for row, (score, time) in enumerate(zip(scores.tolist(), times.tolist(), strict=True)):
-        state, change = advance(state, score, (str(row), time), policy)
-        if change == "resolved":
-            state = None
+        state, _ = follow(state, score, Place(str(row), "", time, time), policy)
         found[row] = state is not None and state.state == "firing"
     return found
 

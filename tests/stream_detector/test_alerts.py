@@ -14,6 +14,7 @@ from stream_detector.alerts import (
     Change,
     Fault,
     Incident,
+    Past,
     Place,
     Rest,
     Run,
@@ -267,6 +268,39 @@ def test_a_sensor_that_rests_is_normal_and_is_forgotten_after_the_cooldown() -> 
     assert seen_ == ["firing", "normal", "normal", None]
 
 
+def test_while_as_many_are_recent_as_may_be_only_what_is_as_high_fires() -> None:
+    policy = Alerts(min_windows=1, resolve_windows=1, limit=2, limit_within="100ms")
+    high, low = [(0, 4.0), (10, 0.1)], [(20, 2.0), (30, 0.1)]
+    told = [(0, "fired", "w0"), (10, "resolved", "w0"), (20, "fired", "w20"), (30, "resolved", "w20")]
+    assert timed([*high, *low, (40, 1.5)], policy) == told
+    assert timed([*high, *low, (40, 1.5), (50, 2.0)], policy) == [*told, (50, "fired", "w40")]
+    assert timed([*high, *low, (109, 1.5)], policy) == told
+    assert timed([*high, *low, (110, 1.5)], policy) == [*told, (110, "fired", "w110")]
+    off = policy.model_copy(update={"limit": "off"})
+    assert timed([*high, *low, (40, 1.5)], off) == [*told, (40, "fired", "w40")]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.sampled_from([0.1, 0.9, 1.0, 1.5, 2.5, 9.0])), max_size=80),
+    st.integers(1, 3),
+    st.sampled_from([0, 50, 200]),
+)
+def test_the_limit_is_that_of_all_alerts_before(steps: list[tuple[int, float]], limit: int, within: int) -> None:
+    """What the state keeps of those before, and what it drops, decides as all of them would."""
+    policy = Alerts(min_windows=1, resolve_windows=1, limit=limit, limit_within=f"{within}ms")
+    before: list[tuple[int, float]] = []  # (end, peak) of all alerts
+    incident, now = None, 0
+    for step, score in steps:
+        now += step
+        known = sorted(peak for end, peak in before if now - end < within)
+        begins = incident is None or not incident.revision
+        pending = max(score, 0.0 if incident is None or not incident.id else incident.peak)
+        incident, told = follow(incident, score, Place(f"w{now}", "", now, now), policy)
+        fires = begins and score >= 1 and (len(known) < limit or pending >= known[-limit])
+        assert any(one.change == "fired" for one in told) == fires
+        before += [(now, one.incident.peak) for one in told if one.change == "resolved"]
+
+
 # -- faults ----------------------------------------------------------------------------------------------------------
 
 QUICK = Alerts(min_windows=2, resolve_windows=2)
@@ -294,7 +328,7 @@ def watch(windows: Sequence[Seen], policy: Alerts = QUICK, stop: int | None = No
         shown = Shown(one.faulty, (), (one.share, 1 - one.share))
         incident, changes = follow(incident, one.score, place, policy, shown)
         told += [(at, change) for change in changes]
-        assert incident is None or incident.state != "normal" or policy.cooldown
+        assert incident is None or incident.state != "normal" or policy.cooldown or incident.recent
     return told
 
 
@@ -359,6 +393,8 @@ quick = st.builds(
     min_duration=st.sampled_from([0, 0.01, 0.03]),
     keep_firing_for=st.sampled_from([0, 0.02, 0.05]),
     cooldown=st.sampled_from([0, 0.02, 0.08]),
+    limit=st.sampled_from([1, 2, "off"]),
+    limit_within=st.sampled_from([0, 0.05, 0.2]),
 )
 
 
@@ -412,6 +448,6 @@ def test_an_earlier_version_reads_what_it_knows_of_a_new_state() -> None:
         above: int = 0
 
     told = msgspec.msgpack.encode(
-        Incident("w0", 7, 3, last=9, rest=Rest(1, "major"), fault=Fault(runs=(Run(0, 1, 2, 3),)))
+        Incident("w0", 7, 3, last=9, rest=Rest(1, "major"), fault=Fault(runs=(Run(0, 1, 2, 3),)), recent=(Past(1, 2),))
     )
     assert msgspec.msgpack.decode(told, type=Earlier) == Earlier("w0", 7, 3)

@@ -123,11 +123,12 @@ def test_one_bundle_is_asked_as_if_there_were_no_groups() -> None:
 
 def two(**sections: object) -> Grouped[Judge]:
     """Sensors "fan-*" have a bundle of their own, which learnt from other sensors, values and intervals."""
-    own = {"groups": {"quick": {"sensors": "*-0", "cooldown": "1m"}, "fans": {"sensors": "fan-*", "bundle": "fans"}}}
+    quick = {"sensors": "*-0", "cooldown": "1m", "limit_within": "3d"}
+    own = {"groups": {"quick": quick, "fans": {"sensors": "fan-*", "bundle": "fans"}}}
     settings = Settings.model_validate({**own, **sections})
     pumps = msgspec.structs.replace(
         manifest(1, 3), means=(5.0,), sensors=("pump-1", "fan-1"), still=(1,), name="pumps",
-        intervals={"": 60_000.0, "fan-1": 1.0, "pump-1": 120_000.0},
+        expected_alerts_per_day=1.5, intervals={"": 60_000.0, "fan-1": 1.0, "pump-1": 120_000.0},
     )  # fmt: skip
     fans = msgspec.structs.replace(
         manifest(1, 3), means=(9.0,), sensors=("fan-1", "fan-2", "pump-2"), still=(0,), name="fans",
@@ -184,6 +185,16 @@ def test_values_are_equal_for_too_long_as_its_own_bundle_says() -> None:
     assert criteria.alerts.of("fan-1").cooldown == 0
     off = two(faults={"stuck": "off"})
     assert criteria_for(off).look(windows) is None
+
+
+def test_the_limit_of_alerts_is_that_of_its_own_bundle() -> None:
+    """The bundle of pumps expects 1.5 alerts a day, and its windows come once a minute; that of fans none."""
+    alerts = criteria_for(two()).alerts
+    assert (alerts.of("pump-1").limit, alerts.of("pump-1").limit_within) == (2, 60_000_000)
+    assert (alerts.of("fan-0").limit, alerts.of("fan-0").limit_within) == (5, 3 * 86_400_000)
+    assert (alerts.of("fan-1").limit, alerts.of("fan-1").limit_within) == (2, 10_000_000)
+    asked = criteria_for(two(alerts={"limit": "off", "limit_within": "1h"})).alerts
+    assert (asked.of("fan-1").limit, asked.of("fan-1").limit_within) == ("off", 3_600_000)
 
 
 class Hall:

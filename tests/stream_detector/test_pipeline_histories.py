@@ -114,7 +114,7 @@ RANGE = {
     "delivery": {"lookback_limit": 1_000_000},
 }
 STUCK = RANGE | {"alerts": {"min_windows": 1, "resolve_windows": 2}, "features": {"x": {"stuck_events": 3}}}
-DURATIONS = {"min_duration": "3ms", "keep_firing_for": "5ms", "cooldown": "20ms"}
+DURATIONS = {"min_duration": "3ms", "keep_firing_for": "5ms", "cooldown": "20ms", "limit": 1, "limit_within": "40ms"}
 TIMED = STUCK | {"alerts": {"min_windows": 1, "resolve_windows": 1, **DURATIONS}}
 
 
@@ -139,7 +139,7 @@ def test_some_histories_have_anomalies_that_become_faults(monkeypatch: pytest.Mo
 
 
 def test_durations_survive_any_history_in_which_the_state_is_not_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cooldown is nowhere but in the state; after a loss of it an alert may fire earlier."""
+    """A cooldown and a limit are nowhere but in the state; after a loss of it an alert may fire earlier."""
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(TIMED))
     monkeypatch.setattr(Memory, "wipe", lambda self: None)
     assert [seed for seed in range(100) if not in_memory(seed)] == []
