@@ -60,7 +60,7 @@ class Plan:
     )
 
 
-PLANS: Mapping[str, Plan] = {"skab": Plan(), "asd": Plan(), "smd": Plan(), "nab": Plan()}
+PLANS: Mapping[str, Plan] = {"skab": Plan(), "asd": Plan(), "smd": Plan(), "nab": Plan(window=48)}
 
 
 class Figures(NamedTuple):
