@@ -34,8 +34,7 @@ class Alerts(Section):
     cooldown: Duration = 0
     """After it resolved: only a worse one fires before this is over."""
     limit: Annotated[int, Field(ge=1)] | Learned | Literal["off"] = "learned"
-    """While so many of a sensor's alerts are recent, another fires only if it is as high as the lowest of the highest
-    so many; `learned`: as many as the bundle expects in that time, two at least."""
+    """While so many alerts of a sensor are recent, only one as high fires; `learned`: as are expected, two at least."""
     limit_within: Duration | Learned = "learned"
     """How long after its end an alert is recent; `learned`: a thousand windows of the median sensor in training."""
     major: float = Field(2.0, gt=1)
