@@ -18,13 +18,14 @@ the last faulty window count as the fault's too, so that what a repaired sensor 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from stream_detector.events import Alert, Partition, Severity, State
 from stream_detector.settings import Alerts
 
+T = TypeVar("T")
 Change = Literal["fired", "worsened", "diagnosed", "resolved"]
 RANK: dict[Severity, int] = {"minor": 0, "major": 1, "critical": 2}
 MAIN = 0.5  # more than this share of a score makes it that of a fault
@@ -137,8 +138,9 @@ class Told(NamedTuple):
 NONE = Shown()
 
 
-def unresolved(records: Iterable[Alert], partition: Partition, before: int) -> list[Alert]:
-    """Of what was published, the last record of each alert of a partition that is not resolved.
+def standing(records: Iterable[Alert], partition: Partition, before: int, limit: int) -> list[Alert]:
+    """Of what was published, all that says where a partition's alerts stand: the last record of each that is open, and
+    of each sensor's anomalies that are over those that may still count where ``limit`` do, in the order of their ends.
 
     Only records whose events end before the offset ``before`` count.
     """
@@ -149,7 +151,22 @@ def unresolved(records: Iterable[Alert], partition: Partition, before: int) -> l
             continue
         if record.id not in last or record.revision >= last[record.id].revision:
             last[record.id] = record
-    return [record for record in last.values() if record.status == "firing"]
+    over: dict[str, list[Alert]] = {}
+    for record in sorted(last.values(), key=lambda one: one.source.last_offset):
+        if record.status == "resolved" and record.kind == "anomaly" and limit:
+            known = [*over.get(record.sensor_id, []), record]
+            over[record.sensor_id] = counting(known, [one.peak_score for one in known], limit)
+    return [record for record in last.values() if record.status == "firing"] + [
+        one for some in over.values() for one in some
+    ]
+
+
+def counting(alerts: Sequence[T], peaks: Sequence[float], limit: int) -> list[T]:
+    """Those of a sensor's alerts (n), in the order of their ends, that may be among the ``limit`` highest some day.
+
+    One that as many later ones are as high as will not: they are recent for longer.
+    """
+    return [one for at, one in enumerate(alerts) if sum(later >= peaks[at] for later in peaks[at + 1 :]) < limit]
 
 
 def with_fault(incident: Incident | None, fault: Incident) -> Incident:
@@ -212,13 +229,8 @@ def _left(resolved: Incident, ended: int, policy: Alerts, *, limited: bool = Fal
     rest = Rest(ended, resolved.severity) if policy.cooldown else None
     recent = _still(resolved.recent, ended, policy)
     if limited and isinstance(policy.limit, int):
-        # One that `limit` later and higher ones follow can never be among those that count again.
         known = [*recent, Past(ended, resolved.peak)]
-        recent = tuple(
-            one
-            for at, one in enumerate(known)
-            if sum(later.peak >= one.peak for later in known[at + 1 :]) < policy.limit
-        )
+        recent = tuple(counting(known, [one.peak for one in known], policy.limit))
     return _resting(rest, recent)
 
 

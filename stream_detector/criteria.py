@@ -25,6 +25,11 @@ class Criteria:
     deviations: Deviations | None = None
     limits: Grouped[Limits | None] = NONE
 
+    @property
+    def most_recent(self) -> int:
+        """The most alerts of a sensor that may be recent before its limit counts; 0 if none has a limit."""
+        return max((one.limit for one in self.alerts.things if isinstance(one.limit, int)), default=0)
+
     def look(self, windows: Windows) -> Signs | None:
         """What windows show of their sensors, each by its own limits; None if nothing is watched."""
         parts = self.limits.parted(windows.sensors)

@@ -374,6 +374,7 @@ class Pipeline:
                     self.rules,
                     self.lookback,
                     latest=self.settings.kafka.auto_offset_reset == "latest",
+                    limit=self.criteria.most_recent,
                 )
             except Moved:  # somebody else replaced the state first: load again
                 continue

@@ -217,8 +217,8 @@ class Outlet(Protocol):
     def committed(self, partition: Partition) -> int | None:
         """The position of the last complete delivery, waiting out one that is still open; None if there is none."""
 
-    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
-        """The last record of each alert of this partition that is not resolved, as far as published by then.
+    def standing(self, partition: Partition, before: int, limit: int) -> list[Alert]:
+        """Where the alerts of this partition stand, as far as published by then: see `alerts.standing`.
 
         Only records whose events end before ``before`` count. May read all alerts there are: for a state that
         was lost. Raises `Unavailable`, or `Refused` where results may not be read.

@@ -27,9 +27,9 @@ class Recall:
         """See `ports.Outlet.committed`."""
         return self.outlet.committed(partition)
 
-    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
-        """See `ports.Outlet.open_alerts`; without faults."""
-        every = self.outlet.open_alerts(partition, before)
+    def standing(self, partition: Partition, before: int, limit: int) -> list[Alert]:
+        """See `ports.Outlet.standing`; without faults."""
+        every = self.outlet.standing(partition, before, limit)
         self.faults = [alert for alert in every if alert.kind == "fault"]
         return [alert for alert in every if alert.kind != "fault"]
 

@@ -17,7 +17,8 @@ rewound        C lies before what was settled: somebody reset the group's offset
 =============  ==========================================================================================
 
 Where a state was lost, what is read again counts towards hysteresis but changes no alert: alerts that were open are
-taken from what was published (`Outlet.open_alerts`) and go on with their ids and revisions.
+taken from what was published (`Outlet.standing`) and go on with their ids and revisions, and those that were recent
+still are.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from datetime import UTC
 import msgspec
 import numpy as np
 
-from stream_detector.alerts import Incident, Silence, Standing
+from stream_detector.alerts import Incident, Past, Silence, Standing
 from stream_detector.errors import Damaged
 from stream_detector.events import Alert, Partition, Reject, Windows
 from stream_detector.ports import Firing, Lookback, Outlet, Source, Stored, WindowStore
@@ -98,12 +99,13 @@ def reconcile(
     lookback: Lookback,
     *,
     latest: bool = False,
+    limit: int = 0,
 ) -> tuple[Owned, Work | None, str]:
     """What we own now, the work that earlier owners left, and which case it was.
 
     The committed position is read first: once it is known, an older owner can no longer commit, so what is loaded
     after it cannot be overtaken. A partition that nobody worked on starts at its first event, or after its last if
-    ``latest``.
+    ``latest``. ``limit`` is the most recent alerts that any sensor may have; 0 if nobody counts them.
     """
     first, end = source.bounds(partition)
     committed = outlet.committed(partition)
@@ -139,7 +141,7 @@ def reconcile(
     )
     if case != "fresh":
         another = committed is None or committed > end  # log: what was published knows offsets of the earlier one
-        _recover(owned, outlet.open_alerts(partition, sys.maxsize if another else floor))
+        _recover(owned, outlet.standing(partition, sys.maxsize if another else floor, limit))
     return owned, None, case
 
 
@@ -157,15 +159,22 @@ def lookback_of(rules: Rules, settings: Settings) -> Lookback:
 
 
 def _recover(owned: Owned, alerts: Sequence[Alert]) -> None:
-    """Go on with alerts that were open when the state was lost."""
+    """Go on with alerts that were open when the state was lost, and know those that were over."""
+    recent: dict[str, tuple[Past, ...]] = {}
     for alert in alerts:
-        started = parse(alert.started_at, UTC)
+        sensor, started = alert.sensor_id, parse(alert.started_at, UTC)
+        peak = float(np.float32(alert.peak_score))  # as it was before it was written with few digits
         if alert.kind == "silence":
-            owned.silences[alert.sensor_id] = Silence(alert.id, started, alert.source.last_offset)
+            owned.silences[sensor] = Silence(alert.id, started, alert.source.last_offset)
+        elif alert.ended_at is not None:
+            recent[sensor] = (*recent.get(sensor, ()), Past(parse(alert.ended_at, UTC), peak))
         else:
-            owned.incidents[alert.sensor_id] = Incident(
-                alert.id, started, revision=alert.revision, severity=alert.severity, peak=alert.peak_score
+            owned.incidents[sensor] = Incident(
+                alert.id, started, revision=alert.revision, severity=alert.severity, peak=peak
             )
+    for sensor, past in recent.items():
+        incident = owned.incidents.get(sensor, Incident("", 0))
+        owned.incidents[sensor] = msgspec.structs.replace(incident, recent=past)
 
 
 def _resume(partition: Partition, stored: Stored, committed: int, rules: Rules) -> tuple[Owned, Work | None, str]:

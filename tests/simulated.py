@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_detector.adapters.memory import Silent
-from stream_detector.alerts import unresolved
+from stream_detector.alerts import standing
 from stream_detector.errors import Fenced
 from stream_detector.events import Alert, Errors, Events, Float32, Model, Partition, Reject, Slice
 from stream_detector.pipeline import Pipeline
@@ -127,9 +127,9 @@ class SimulatedOutlet:
                 self.checkpoint()  # we are the older owner, and wait for the newer one's
         return self.broker.committed
 
-    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+    def standing(self, partition: Partition, before: int, limit: int) -> list[Alert]:
         records = [record for record in self.broker.published if isinstance(record, Alert)]
-        return unresolved(records, partition, before)
+        return standing(records, partition, before, limit)
 
     def deliver(self, delivery: Delivery) -> None:
         self.checkpoint()

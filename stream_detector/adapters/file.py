@@ -16,7 +16,7 @@ import numpy as np
 
 from stream_detector.adapters.formats import File, count, decoded, name_sensors
 from stream_detector.adapters.formats import discover_features as discover_features  # found where files are
-from stream_detector.alerts import unresolved
+from stream_detector.alerts import standing
 from stream_detector.codec import (
     Decoder,
     dead_letter_headers,
@@ -261,14 +261,14 @@ class FileOutlet:
     def committed(self, partition: Partition) -> int | None:
         return self._positions.get(partition)
 
-    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+    def standing(self, partition: Partition, before: int, limit: int) -> list[Alert]:
         path = self.directory / ALERTS
         try:
             with path.open("rb") as stream:
                 lines = stream.read(self._lengths[OUTPUTS.index(ALERTS)]).splitlines()
         except OSError as error:
             raise Unavailable(f"{path}: {error.strerror or error}") from error
-        return unresolved(filter(None, map(decode_alert, lines)), partition, before)
+        return standing(filter(None, map(decode_alert, lines)), partition, before, limit)
 
     def deliver(self, delivery: Delivery) -> None:
         self._append(delivery)

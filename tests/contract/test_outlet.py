@@ -157,7 +157,7 @@ def test_alerts_that_are_not_resolved_can_be_read_again(outlet_under_test: Outle
     at = outlet_under_test.partition
     outlet = outlet_under_test.outlet()
     outlet.open()
-    assert outlet.open_alerts(at, 1_000) == []
+    assert outlet.standing(at, 1_000, 0) == []
     mine = Origin(at.topic, at.number, 5, 6)
     stays, over, later, elsewhere = (
         msgspec.structs.replace(alert(number, f"pump-{number}"), source=mine) for number in range(4)
@@ -168,9 +168,45 @@ def test_alerts_that_are_not_resolved_can_be_read_again(outlet_under_test: Outle
     elsewhere = msgspec.structs.replace(elsewhere, source=Origin(at.topic, at.number + 1, 5, 6))
     outlet.deliver(Delivery([], [stays, over, elsewhere], [], {at: 8}))
     outlet.deliver(Delivery([], [worse, ended, later], [], {at: 21}))
-    assert outlet.open_alerts(at, 20) == [worse]
-    assert outlet.open_alerts(at, 8) == [stays]
-    assert sorted(outlet.open_alerts(at, 100), key=lambda one: one.id) == [worse, later]
+    assert outlet.standing(at, 20, 0) == [worse]
+    assert outlet.standing(at, 8, 0) == [stays]
+    assert sorted(outlet.standing(at, 100, 0), key=lambda one: one.id) == [worse, later]
+    outlet.close()
+
+
+def test_alerts_that_are_over_can_be_read_again_as_long_as_they_may_count(outlet_under_test: OutletUnderTest) -> None:
+    at = outlet_under_test.partition
+    outlet = outlet_under_test.outlet()
+    outlet.open()
+    records = []
+    for number, (sensor, kind, peak) in enumerate(
+        [
+            ("a", "anomaly", 9.0),
+            ("a", "anomaly", 2.0),
+            ("b", "anomaly", 3.0),
+            ("a", "fault", 8.0),
+            ("a", "anomaly", 4.0),
+        ]
+    ):
+        for revision, status in enumerate(("firing", "resolved"), 1):
+            made = msgspec.structs.replace(alert(number, sensor), source=Origin(*at, 2 * number, 2 * number + revision))
+            ended = None if status == "firing" else made.started_at
+            records.append(
+                msgspec.structs.replace(
+                    made, kind=kind, peak_score=peak, revision=revision, status=status, ended_at=ended
+                )
+            )
+    outlet.deliver(Delivery([], records, [], {at: 11}))
+
+    def peaks(before: int, limit: int) -> dict[str, list[float]]:
+        found = outlet.standing(at, before, limit)
+        assert all(one.status == "resolved" for one in found)
+        return {name: [one.peak_score for one in found if one.sensor_id == name] for name in ("a", "b")}
+
+    assert peaks(100, 0) == {"a": [], "b": []}
+    assert peaks(100, 1) == {"a": [9, 4], "b": [3]}  # the second of a: one that is higher came after it
+    assert peaks(100, 2) == {"a": [9, 2, 4], "b": [3]}
+    assert peaks(7, 1) == {"a": [9, 2], "b": [3]}
     outlet.close()
 
 
@@ -180,5 +216,5 @@ def test_alerts_that_died_before_the_commit_point_are_not_read_again(outlet_unde
     outlet_under_test.crash_midway(Delivery([], [mine], [], {at: 3}))
     outlet = outlet_under_test.outlet()
     outlet.open()
-    assert outlet.open_alerts(at, 100) == []
+    assert outlet.standing(at, 100, 0) == []
     outlet.close()

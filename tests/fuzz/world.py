@@ -244,7 +244,7 @@ class CheckingOutlet:
     def committed(self, partition: Partition) -> int | None:
         return None
 
-    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+    def standing(self, partition: Partition, before: int, limit: int) -> list[Alert]:
         return []
 
     def deliver(self, delivery: Delivery) -> None:

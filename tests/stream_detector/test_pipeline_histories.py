@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from stream_detector.adapters.memory import MemoryStore
 from stream_detector.adapters.redis import RedisStore
+from stream_detector.criteria import Criteria
 from stream_detector.errors import Moved
 from stream_detector.events import Partition
 from stream_detector.ports import Update, WindowStore
@@ -108,13 +109,14 @@ def test_any_history_ends_as_an_undisturbed_run_in_memory(first: int) -> None:
 KINDS = ("anomaly", "fault")
 GROUP = {"quick": {"sensors": "a", "min_windows": 1}}
 RANGE = {
-    "alerts": {"min_windows": 2, "resolve_windows": 2},
+    "alerts": {"min_windows": 2, "resolve_windows": 2, "limit": 2, "limit_within": "60ms"},
     "groups": GROUP,
     "features": {"x": {"range": [0, 8], "stuck_events": 3, "direction": "above_expected", "min_deviation": 1}},
     "delivery": {"lookback_limit": 1_000_000},
 }
-STUCK = RANGE | {"alerts": {"min_windows": 1, "resolve_windows": 2}, "features": {"x": {"stuck_events": 3}}}
-DURATIONS = {"min_duration": "3ms", "keep_firing_for": "5ms", "cooldown": "20ms", "limit": 1, "limit_within": "40ms"}
+LIMIT = {"limit": 1, "limit_within": "40ms"}
+STUCK = RANGE | {"alerts": {"min_windows": 1, "resolve_windows": 2, **LIMIT}, "features": {"x": {"stuck_events": 3}}}
+DURATIONS = {"min_duration": "3ms", "keep_firing_for": "5ms", "cooldown": "20ms", **LIMIT}
 TIMED = STUCK | {"alerts": {"min_windows": 1, "resolve_windows": 1, **DURATIONS}}
 
 
@@ -130,6 +132,12 @@ def test_without_recovering_faults_the_histories_break(monkeypatch: pytest.Monke
     assert any(not in_memory(seed) for seed in range(50))
 
 
+def test_without_recovering_what_was_recent_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(STUCK))
+    monkeypatch.setattr(Criteria, "most_recent", 0)
+    assert any(not in_memory(seed) for seed in range(100))
+
+
 def test_some_histories_have_anomalies_that_become_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(STUCK))
     told = [one for seed in range(30) for one in undisturbed(make_log(random.Random(seed))) if one.startswith("Alert")]
@@ -139,7 +147,7 @@ def test_some_histories_have_anomalies_that_become_faults(monkeypatch: pytest.Mo
 
 
 def test_durations_survive_any_history_in_which_the_state_is_not_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cooldown and a limit are nowhere but in the state; after a loss of it an alert may fire earlier."""
+    """A cooldown is nowhere but in the state; after a loss of it an alert may fire earlier."""
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(TIMED))
     monkeypatch.setattr(Memory, "wipe", lambda self: None)
     assert [seed for seed in range(100) if not in_memory(seed)] == []

@@ -41,7 +41,7 @@ def test_a_sensor_goes_on_with_an_anomaly_and_a_fault() -> None:
         alert("four", "fault", 1), alert("four", "fault", 2, "resolved"),
     ]  # fmt: skip
     recall = Recall(outlet_of(broker))
-    assert [one.id for one in recall.open_alerts(PARTITION, 10)] == ["one", "three"]
+    assert [one.id for one in recall.standing(PARTITION, 10, 0)] == ["one", "three"]
     anomaly = Incident("one", 5, revision=1)
     incidents = {"a": anomaly}
     recall.restore(incidents)

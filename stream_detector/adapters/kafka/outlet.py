@@ -22,7 +22,7 @@ from stream_detector.adapters.kafka.client import connect, producer_options
 from stream_detector.adapters.kafka.failures import cause, translate, within
 from stream_detector.adapters.kafka.reread import read_topic
 from stream_detector.adapters.kafka.source import PATIENCE, KafkaSource
-from stream_detector.alerts import unresolved
+from stream_detector.alerts import standing
 from stream_detector.codec import (
     cloudevent_headers,
     dead_letter_headers,
@@ -94,10 +94,10 @@ class KafkaOutlet:
         """The group's committed position, after open transactions on it have ended one way or the other."""
         return self._source.committed(partition, self._timeout + ABORTED_IN)
 
-    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
-        """See `ports.Outlet.open_alerts`. Reads the whole alerts topic: keys, hence partitions, are by sensor."""
+    def standing(self, partition: Partition, before: int, limit: int) -> list[Alert]:
+        """See `ports.Outlet.standing`. Reads the whole alerts topic: keys, hence partitions, are by sensor."""
         records = read_topic(self._settings, self._settings.topics.alerts, self._timeout + ABORTED_IN)
-        return unresolved(filter(None, (decode_alert(record.value) for record in records)), partition, before)
+        return standing(filter(None, (decode_alert(record.value) for record in records)), partition, before, limit)
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ports.Outlet.deliver`. Without positions there is nothing to commit, hence nothing happens."""

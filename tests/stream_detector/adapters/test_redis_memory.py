@@ -70,7 +70,7 @@ class Filling:
     def committed(self, partition: Partition) -> int | None:
         return None
 
-    def open_alerts(self, partition: Partition, before: int) -> list[Alert]:
+    def standing(self, partition: Partition, before: int, limit: int) -> list[Alert]:
         return []
 
     def deliver(self, delivery: Delivery) -> None:

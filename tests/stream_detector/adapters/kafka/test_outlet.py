@@ -102,4 +102,4 @@ def test_alerts_behind_the_open_transaction_of_a_dead_worker_are_recovered(clust
     mine = msgspec.structs.replace(ALERT, source=Origin(*at, 0, 1))
     outlet.deliver(Delivery([], [mine], [], {at: 2}))
     assert cluster.published("alerts") == []
-    assert outlet.open_alerts(at, 100) == [mine]
+    assert outlet.standing(at, 100, 0) == [mine]
