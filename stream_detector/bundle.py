@@ -105,6 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     span: tuple[str, str] = ("", "")  # event time of the training data, RFC 3339
     sensors: tuple[str, ...] = ()  # that it was trained on
     intervals: dict[str, float] = {}  # ms between events: the median of each sensor, under "" that of all
+    longest_window: int = 0  # ms from the first event to the last, at most, in training; 0: not known
     units: dict[str, str] = {}
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}

@@ -11,7 +11,7 @@ from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
 from stream_detector.policy import Feature, paced
 from stream_detector.sensors import Rules
-from stream_detector.settings import Settings
+from stream_detector.settings import Settings, Window
 from stream_detector.silence import Heartbeats
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,19 @@ def rules_of(manifest: Manifest, settings: Settings) -> Rules:
         missing=events.missing,
         grace=window.grace,
         duplicates=window.duplicates,
-        max_gap=window.max_gap,
+        max_gap=max_gap_of(window, manifest.longest_window),
         clock_reset=window.clock_reset,
         ttl=window.ttl,
         max_sensors=window.max_sensors,
         known=frozenset(manifest.sensors) if events.unknown_sensors == "reject" else None,
     )
+
+
+def max_gap_of(window: Window, longest: int = 0) -> int | None:
+    """The silence in ms that starts a window over, where the ``longest`` is known; None if none does."""
+    if isinstance(window.max_gap, int):
+        return window.max_gap
+    return longest if window.max_gap == "learned" and longest else None
 
 
 def fitted(settings: Settings, manifest: Manifest) -> Settings:

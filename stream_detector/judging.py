@@ -88,7 +88,9 @@ def rules_for(judges: Grouped[Judge]) -> Rules:
     if known is not None:
         each = [(judge, judge.rules.known or ()) for judge in judges.things]
         known = frozenset(sensor for judge, sensors in each for sensor in sensors if judges.of(sensor) is judge)
-    return replace(rules, known=known, own_means=judges.each(lambda judge: judge.rules.means))
+    gaps = [judge.rules.max_gap for judge in judges.things]  # a window goes on if it may for any bundle
+    longest = None if None in gaps else max(gap for gap in gaps if gap is not None)
+    return replace(rules, known=known, max_gap=longest, own_means=judges.each(lambda judge: judge.rules.means))
 
 
 def criteria_for(judges: Grouped[Judge]) -> Criteria:

@@ -188,8 +188,8 @@ class Window(Section):
     """An event that is older than its sensor's newest by more than this is late: a dead letter."""
     duplicates: Literal["drop", "keep"] = "drop"
     """What becomes of an event that repeats a sensor's timestamp."""
-    max_gap: Duration | None = None
-    """After a longer silence of a sensor its window starts over; by default after none."""
+    max_gap: Duration | Literal["learned", "off"] = "learned"
+    """After a longer silence of a sensor its window starts over; `learned`: than any window of training lasted."""
     clock_reset: Duration | None = None
     """An event further behind: the clock was set back and the window starts over; by default it is late."""
     ttl: Duration = 7 * 86_400_000

@@ -258,6 +258,7 @@ def _manifest(
         span=(rfc3339(int(data.timestamps[:, 0].min())), rfc3339(int(data.timestamps[:, 1].max()))),
         sensors=tuple(sorted(set(data.sensors))),
         intervals=_intervals(data),
+        longest_window=int(np.ptp(data.timestamps, axis=1).max()),
         still=data.still,
         units=dict(units),
         libraries=installed,

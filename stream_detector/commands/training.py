@@ -78,6 +78,7 @@ def train(
     if resume and checkpoints is None:
         raise SettingsError("--resume needs --checkpoints DIR, where the training left them")
     import_keras()
+    from stream_detector.configured import max_gap_of
     from training.devices import ON_CPU, choose_device, policy
     from training.options import Session, TrainOptions, check_options
     from training.progress import shown
@@ -94,7 +95,7 @@ def train(
         missing=settings.events.missing,
         grace=settings.window.grace,
         duplicates=settings.window.duplicates,
-        max_gap=settings.window.max_gap,
+        max_gap=max_gap_of(settings.window),
         label=settings.columns.label,
         fine_tune=fine_tune,
         head=cast("Head", head),

@@ -212,6 +212,21 @@ def test_settings_apply(bundle: Path) -> None:
     assert found == [0] * (2 * W - 2) + [1]
 
 
+@pytest.mark.parametrize(
+    ("asked", "more", "scored"), [("learned", 0, True), ("learned", 1, False), ("off", 1, True), ("off", 10**9, True)]
+)
+def test_a_window_starts_over_after_a_longer_silence_than_any_in_training(
+    bundle: Path, asked: str, more: int, scored: bool
+) -> None:
+    loaded = load_bundle(bundle)
+    longest = loaded.manifest.longest_window
+    assert longest >= (W - 1) * 60_000
+    detector = Detector(loaded, Settings(window=Window.model_validate({"max_gap": asked})))
+    for minute in range(W - 1):
+        assert detector.update("pump-1", minute * 60_000, VALUES) == []
+    assert len(detector.update("pump-1", (W - 2) * 60_000 + longest + more, VALUES)) == scored
+
+
 def test_settings_of_the_environment_that_are_wrong_are_told_as_ever(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_the_bundle_says_what_it_is(trained: tuple[Bundle, Summary, str]) -> Non
     assert made.span == ("2026-11-20T10:00:00.000Z", "2026-11-21T02:39:00.000Z")
     assert made.units == {"wave": "bar"}
     assert made.means[2] == 7.0
+    assert made.longest_window == 7 * made.intervals[""]
     assert made.version == summary.version
     assert made.seed == 5
     assert made.libraries.keys() >= {"keras", "numpy"}
