@@ -37,7 +37,7 @@ PARTITIONS = 4
 RULES = {
     # The runs are of days up to a month apart, and come all at once: by the default of 7 days, the sensors of the
     # earliest would be forgotten as soon as one of the latest is heard on the same partition.
-    "window": {"ttl": "365d"},
+    "window": {"ttl": "365d", "max_gap": "off"},  # a score for each row, also where some are missing
 }
 SERVICE_SECONDS = 300.0
 STOPPED = 143  # exit code after a SIGTERM that was handled cleanly
