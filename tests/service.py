@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import urllib.error
@@ -14,38 +15,30 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from tests import forked
 from tests.servers.process import free_port
 
 DEADLINE = 120.0  # seconds for anything to happen
 
 
 class RunningService:
-    """``stream-detector run`` with settings of its own."""
+    """``stream-detector run`` with settings of its own; ``fresh``: in an interpreter that imports all itself."""
 
     command = "run"
 
-    def __init__(self, config: Path, *options: str) -> None:
-        self.config, self.options = config, options
+    def __init__(self, config: Path, *options: str, fresh: bool = False) -> None:
+        self.config, self.options, self.fresh = config, options, fresh
         self.port = tomllib.loads(config.read_text())["metrics"]["port"]
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: forked.Process | None = None
         self.log = config.with_suffix(".log")
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as log:
-            command = [
-                sys.executable,
-                "-m",
-                "stream_detector",
-                self.command,
-                "--config",
-                str(self.config),
-                *self.options,
-            ]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = start(self.command, "--config", self.config, *self.options, out=log, err=log, fresh=self.fresh)
         return self
 
     def __exit__(
@@ -156,7 +149,24 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more
 
 
-def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+def start(
+    *arguments: str | Path, out: IO[Any], err: IO[Any], fresh: bool = False, folder: Path = Path(), **more: str
+) -> forked.Process:
+    """Start a command of the project."""
+    line = [*map(str, arguments)]
+    if fresh:
+        program = [sys.executable, "-m", "stream_detector"]
+        return subprocess.Popen([*program, *line], stdout=out, stderr=err, env=environment(**more), cwd=folder)
+    return forked.start("stream_detector", line, environment(**more), out, err, folder.absolute())
+
+
+def command(*arguments: str | Path, fresh: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the project to its end."""
-    line = [sys.executable, "-m", "stream_detector", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE * 2, env=environment(**options))
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = start(*arguments, out=out, err=err, fresh=fresh, **more)
+        try:
+            code = process.wait(DEADLINE * 2)
+        finally:
+            process.kill()
+        told = [file.seek(0) or file.read().decode() for file in (out, err)]
+    return subprocess.CompletedProcess([*arguments], code, *told)

@@ -133,7 +133,7 @@ def test_events_become_scores_alerts_dead_letters_and_metrics(
     good = messages(plant, slice(0, 1_200))
     bad = [(key, value) for key, value, _ in BAD]
     produce(broker.bootstrap, f"{name}-events", [*good[:600], *bad, *good[600:]], PARTITIONS)
-    with RunningService(config) as service:
+    with RunningService(config, fresh=True) as service:  # once with all that a start takes
         service.wait_ready()
         wait_for(lambda: score_count(service) >= expected_windows(good), "all windows", service)
         wait_for(lambda: "in_flight" in service.get("/metrics")[1], "metrics", service)

@@ -24,6 +24,9 @@ PARTITIONS = 2
 class Webhooks(RunningService):
     command = "webhooks"
 
+    def __init__(self, config: Path) -> None:
+        super().__init__(config, fresh=True)  # it does without TensorFlow
+
 
 @pytest.fixture
 def receivers() -> Iterator[ExitStack]:

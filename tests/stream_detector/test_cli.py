@@ -59,7 +59,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_it_runs_as_a_module() -> None:
-    done = command("--help")
+    done = command("--help", fresh=True)
     assert done.returncode == 0
     for name in ("train", "run", "replay", "check", "demo"):
         assert f" {name} " in done.stdout
