@@ -128,7 +128,9 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
             options = TrainOptions(
                 kind=given.model, length=plan.window, stride=plan.stride, epochs=given.epochs, seed=seed
             )
-            learned = Session(work / "checkpoints", resume=True, keep=True)  # what is asked for comes after learning
+            learned = Session(
+                work / "checkpoints", resume=True, keep=True, pictures=False
+            )  # what is asked for comes after learning
             learn(streams, options, work / "bundle", learned)
             taught = time.monotonic() - started
             judged = stream_through(work / "bundle", scored, plan, work)

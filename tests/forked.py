@@ -19,7 +19,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -78,6 +79,21 @@ class Server(NamedTuple):
     environment: dict[str, str]
 
 
+def finished(begin: Callable[[IO[bytes], IO[bytes]], Process], seconds: float) -> tuple[int, str, str]:
+    """Exit code, output and error output of what is begun with files for these, when it has ended."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = begin(out, err)
+        try:
+            code = process.wait(seconds)
+        finally:
+            process.kill()
+        told = []
+        for file in (out, err):
+            file.seek(0)
+            told.append(file.read().decode())
+    return code, told[0], told[1]
+
+
 def start(
     module: str, arguments: Sequence[str], environment: Mapping[str, str], out: IO[Any], err: IO[Any], folder: Path
 ) -> Process:
@@ -127,7 +143,8 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
     """Fork what is asked for until the channel closes; returns in the children alone, with what they are to be."""
     children: dict[int, tuple[int, int]] = {}  # pid and where its end is to be reported, by its pidfd
     while True:
-        for ready in select.select([channel, *children], [], [])[0]:
+        watched: list[int] = [channel.fileno(), *children]
+        for ready in select.select(watched, [], [])[0]:
             if ready in children:
                 pid, report = children.pop(ready)
                 os.write(report, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 import urllib.error
@@ -38,7 +37,9 @@ class RunningService:
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as log:
-            self.process = start(self.command, "--config", self.config, *self.options, out=log, err=log, fresh=self.fresh)
+            self.process = start(
+                self.command, "--config", self.config, *self.options, out=log, err=log, fresh=self.fresh
+            )
         return self
 
     def __exit__(
@@ -149,24 +150,20 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more
 
 
-def start(
-    *arguments: str | Path, out: IO[Any], err: IO[Any], fresh: bool = False, folder: Path = Path(), **more: str
-) -> forked.Process:
+def start(*arguments: str | Path, out: IO[Any], err: IO[Any], fresh: bool = False, **more: str) -> forked.Process:
     """Start a command of the project."""
     line = [*map(str, arguments)]
     if fresh:
         program = [sys.executable, "-m", "stream_detector"]
-        return subprocess.Popen([*program, *line], stdout=out, stderr=err, env=environment(**more), cwd=folder)
-    return forked.start("stream_detector", line, environment(**more), out, err, folder.absolute())
+        return subprocess.Popen([*program, *line], stdout=out, stderr=err, env=environment(**more))
+    return forked.start("stream_detector", line, environment(**more), out, err, Path.cwd())
 
 
 def command(*arguments: str | Path, fresh: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the project to its end."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = start(*arguments, out=out, err=err, fresh=fresh, **more)
-        try:
-            code = process.wait(DEADLINE * 2)
-        finally:
-            process.kill()
-        told = [file.seek(0) or file.read().decode() for file in (out, err)]
-    return subprocess.CompletedProcess([*arguments], code, *told)
+
+    def begin(out: IO[bytes], err: IO[bytes]) -> forked.Process:
+        return start(*arguments, out=out, err=err, fresh=fresh, **more)
+
+    code, out, err = forked.finished(begin, DEADLINE * 2)
+    return subprocess.CompletedProcess([*arguments], code, out, err)

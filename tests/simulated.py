@@ -213,7 +213,9 @@ class Worker:
     """One process with the real pipeline, in a thread that runs only while it is told to."""
 
     def __init__(self, broker: Broker, store: WindowStore, rng: random.Random, rules: Rules = RULES) -> None:
-        self.resumed, self.paused = threading.Semaphore(0), threading.Semaphore(0)
+        self.resumed, self.paused = threading.Lock(), threading.Lock()  # held until the other side lets go on
+        self.resumed.acquire()
+        self.paused.acquire()
         self.killed = self.done = False
         self.failure: BaseException | None = None
         source = SimulatedSource(broker, self.checkpoint, rng)

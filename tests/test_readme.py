@@ -33,7 +33,7 @@ def test_the_readme_does_what_it_says(kafka_broker: KafkaBroker, redis_url: str,
     shutil.copy(plant.train, tmp_path / "normal.csv")
     shutil.copy(plant.stream, tmp_path / "today.csv")
     (tmp_path / "labelled.csv").write_text(labelled(plant))
-    with walk(tmp_path, kafka_broker, redis_url) as reader:
+    with walk(tmp_path, kafka_broker, redis_url, fresh=True) as reader:
         seen = reader.follow(ROOT / "README.md")
         rows = len(plant.stream.read_text().splitlines()) - 1
         windows = (rows - 2 * 32) // 4  # two pumps, windows of 32, stride 4

@@ -14,13 +14,15 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+from tests import forked
 from tests.servers import KafkaBroker
 from tests.servers.process import free_port
-from tests.service import wait_for
+from tests.service import environment, wait_for
 
 BLOCK = re.compile(r"<!-- (?P<what>[^>]+?) -->\n```\w+\n(?P<text>.*?)```", re.DOTALL)
 PATIENCE = 240.0  # seconds for one command
@@ -30,17 +32,17 @@ ID = re.compile(r"\b[0-9a-f]{32}\b")
 class Walk:
     """In a folder of its own. What is printed is in `told`, what was started in `started`."""
 
-    def __init__(self, folder: Path, broker: KafkaBroker, redis_url: str) -> None:
-        self.folder, self.broker = folder, broker
+    def __init__(self, folder: Path, broker: KafkaBroker, redis_url: str, fresh: bool) -> None:
+        self.folder, self.broker, self.fresh = folder, broker, fresh
         self.port = free_port()
         self.told = ""
-        self.started: list[subprocess.Popen[bytes]] = []
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "STREAM_DETECTOR__KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-            "STREAM_DETECTOR__REDIS__URL": redis_url,
-            "STREAM_DETECTOR__METRICS__PORT": str(self.port),
-        }
+        self.started: list[forked.Process] = []
+        self.environment = environment(
+            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            STREAM_DETECTOR__KAFKA__BOOTSTRAP_SERVERS=broker.bootstrap,
+            STREAM_DETECTOR__REDIS__URL=redis_url,
+            STREAM_DETECTOR__METRICS__PORT=str(self.port),
+        )
 
     def follow(self, document: Path) -> list[str]:
         """Do everything; what kinds of blocks there were."""
@@ -66,7 +68,8 @@ class Walk:
         elif what == "python":
             self._run(sys.executable, "-c", text)
         elif what == "starts":
-            self.started.append(subprocess.Popen(shlex.split(text), cwd=self.folder, env=self.environment))
+            with (self.folder / "started.log").open("ab") as log:
+                self.started.append(self._start(shlex.split(text), log, log))
             wait_for(self._ready, "the service to be ready")
         else:
             kind, _, name = what.partition(": ")
@@ -74,11 +77,14 @@ class Walk:
             (self.folder / name).write_text(text)
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=PATIENCE
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        self.told += done.stdout
+        code, out, err = forked.finished(lambda out, err: self._start(command, out, err), PATIENCE)
+        assert code == 0, f"{command}\n{out}\n{err}"
+        self.told += out
+
+    def _start(self, line: Sequence[str], out: IO[bytes], err: IO[bytes]) -> forked.Process:
+        if line[0] == "stream-detector" and not self.fresh:
+            return forked.start("stream_detector", line[1:], self.environment, out, err, self.folder)
+        return subprocess.Popen(line, cwd=self.folder, env=self.environment, stdout=out, stderr=err)
 
     def _ready(self) -> bool:
         try:
@@ -89,9 +95,9 @@ class Walk:
 
 
 @contextmanager
-def walk(folder: Path, broker: KafkaBroker, redis_url: str) -> Iterator[Walk]:
-    """Nothing that was started outlives it."""
-    one = Walk(folder, broker, redis_url)
+def walk(folder: Path, broker: KafkaBroker, redis_url: str, *, fresh: bool) -> Iterator[Walk]:
+    """Nothing that was started outlives it. ``fresh``: the project's commands are what a shell would start."""
+    one = Walk(folder, broker, redis_url, fresh)
     try:
         yield one
     finally:

@@ -59,12 +59,13 @@ class TrainOptions:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """How a process goes about it. Nothing of it changes the bundle."""
+    """How a process goes about it. Nothing of it changes what the bundle judges."""
 
     checkpoints: Path | None = None  # a folder to write to after each epoch
     resume: bool = False  # go on with what is there
     keep: bool = False  # checkpoints, when the bundle is written: to calibrate again without learning again
     tensorboard: Path | None = None  # a folder for losses
+    pictures: bool = True  # in the report; they take seconds, which many small trainings can do without
     memory: int = MEMORY  # bytes of events to hold; beyond that they go to a file beside the bundle
 
 

@@ -90,24 +90,26 @@ def write_report(
     summary: Summary,
     history: History,
     errors: Float64,
-    pictures: Mapping[str, Picture],
+    pictures: Mapping[str, Picture] | None,
     portrait: Portrait | None = None,
 ) -> None:
     """Write ``loss.png``, ``errors.png``, one picture a window, ``summary.json`` and ``summary.txt``.
 
     With a portrait also ``model.png``, ``codes.png`` and, of a model that can generate, ``generated.png``. ``errors``
-    (n) are those of the calibration windows. Raises `OSError` if the folder cannot be written.
+    (n) are those of the calibration windows. With ``pictures`` None only the summary is written. Raises `OSError` if
+    the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save(_loss(history), folder / "loss.png")
-    _save(_errors(errors, summary.threshold), folder / "errors.png")
-    for name, picture in pictures.items():
-        _save(_window(picture, summary.features), folder / f"{name}.png")
-    if portrait is not None:
-        _save(_model(portrait.layers, portrait.code), folder / "model.png")
-        _save(_codes(portrait), folder / "codes.png")
-        if len(portrait.generated):
-            _save(_generated(portrait, summary.features), folder / "generated.png")
+    if pictures is not None:
+        _save(_loss(history), folder / "loss.png")
+        _save(_errors(errors, summary.threshold), folder / "errors.png")
+        for name, picture in pictures.items():
+            _save(_window(picture, summary.features), folder / f"{name}.png")
+        if portrait is not None:
+            _save(_model(portrait.layers, portrait.code), folder / "model.png")
+            _save(_codes(portrait), folder / "codes.png")
+            if len(portrait.generated):
+                _save(_generated(portrait, summary.features), folder / "generated.png")
     (folder / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(_told(summary)), indent=1))
     text = "".join(f"{key:<14}{value}\n" for key, value in summary.table())
     (folder / "summary.txt").write_text(text, encoding="utf-8")

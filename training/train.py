@@ -135,7 +135,7 @@ def train(
         bare = keras.models.clone_model(model)  # without the optimizer's state, twice the size of the weights
         bare.set_weights(model.get_weights())
         bare.save(work / "model.keras")
-        pictures = _pictures(data, found)
+        pictures = _pictures(data, found) if session.pictures else None
         write_report(work / "report", summary, history, found.errors[~np.isnan(found.errors)], pictures, portrait)
         written = write_bundle(
             out,

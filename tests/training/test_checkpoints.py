@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,43 +14,15 @@ import pytest
 from stream_detector.adapters.keras import load_model
 from stream_detector.bundle import load_bundle
 from stream_detector.errors import DataError, SettingsError
-from tests.training.test_train import events
+from tests import forked
+from tests.service import DEADLINE, environment
+from tests.training.killed import trained
 from training.autoencoders import architecture
 from training.checkpoints import Checkpoints, State, digest, open_checkpoints
 from training.fit import History, fit
-from training.options import Session
-from training.progress import Progress, silent
-from training.train import TrainOptions, train
 
 WINDOWS = np.random.default_rng(3).random((330, 8, 2)).astype(np.float32)
 LEARN, CHECK = WINDOWS[:270], WINDOWS[270:]
-PROGRAM = """
-import os, signal, sys
-from pathlib import Path
-from tests.training.test_checkpoints import trained
-
-def progress(stage, done, total, figures):
-    print(stage, done, flush=True)
-    if f"{stage} {done}" == sys.argv[4]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-trained(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), progress)
-"""
-
-
-def trained(kind: str, out: Path, folder: Path | None, progress: Progress = silent) -> None:
-    """A small training as the command does it, of labels too where the kind is dense."""
-    given = events(1500)
-    label = "label" if kind == "dense" else None
-    if label:
-        odd = (np.arange(1500) // 3 % 40 > 36).astype(np.float32)
-        given = replace(given, values=np.column_stack([given.values, odd]).astype(np.float32))
-    options = TrainOptions(
-        kind=kind, length=8, stride=2, units=(12, 4) if kind == "stacked" else (6,), epochs=4, batch=64,
-        seed=5, budget=2.0, label=label, fine_tune=label is not None,
-    )  # fmt: skip
-    session = Session(folder, resume=folder is not None)
-    train([given], ["wave", "noise", "still"], options, out, progress, session=session)
 
 
 def taught(
@@ -115,14 +84,12 @@ def test_each_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(("kind", "strike"), [("lstm", "fit 2"), ("stacked", "pretrain 2 3"), ("dense", "fine-tune 1")])
 def test_killed_between_epochs(kind: str, strike: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, kind, str(tmp_path / "killed"), str(folder), strike],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert strike in done.stdout.splitlines()
+    line = [kind, str(tmp_path / "killed"), str(folder), strike]
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        process = forked.start("tests.training.killed", line, environment(), out, err, Path.cwd())
+        code = process.wait(DEADLINE)
+    assert code == -signal.SIGKILL, (tmp_path / "err").read_text()
+    assert strike in (tmp_path / "out").read_text().splitlines()
     assert not (tmp_path / "killed").exists()
     again: list[str] = []
     trained(kind, tmp_path / "killed", folder, lambda stage, done, *_: again.append(f"{stage} {done}"))

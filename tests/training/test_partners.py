@@ -14,11 +14,12 @@ from stream_detector.events import Errors, Events, Float32
 from stream_detector.sensors import Rules
 from stream_detector.windows import windows_of
 from training.calibrate import BUDGET, SHARES
-from training.options import TrainOptions
+from training.options import Session, TrainOptions
 from training.train import train
 
 LENGTH = 8
 OPTIONS = TrainOptions(length=LENGTH, stride=1, units=(4,), epochs=1, seed=1)
+UNDRAWN = Session(pictures=False)
 FEATURES = ("noise", "drift")
 MINUTE = 60_000
 
@@ -48,7 +49,7 @@ def judged(bundle: Bundle, values: Float32, sensor: str = "a") -> Errors:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Two sensors of very different size."""
     out = tmp_path_factory.mktemp("bundles") / "bundle"
-    train([series(6_000, 0), series(6_000, 1, "b", 1_000.0)], FEATURES, OPTIONS, out)
+    train([series(6_000, 0), series(6_000, 1, "b", 1_000.0)], FEATURES, OPTIONS, out, session=UNDRAWN)
     return load_bundle(out)
 
 
@@ -94,7 +95,7 @@ def test_sensors_of_any_size_are_judged_alike(bundle: Bundle) -> None:
 
 
 def test_a_budget_that_is_asked_for_is_divided_among_the_parts(bundle: Bundle, tmp_path: Path) -> None:
-    train([series(3_000, 0)], FEATURES, replace(OPTIONS, budget=0.2), tmp_path / "asked")
+    train([series(3_000, 0)], FEATURES, replace(OPTIONS, budget=0.2), tmp_path / "asked", session=UNDRAWN)
     asked = load_bundle(tmp_path / "asked").thresholds
     given = {"model": asked.parameter} | {name: one.parameter for name, one in asked.partners.items()}
     assert given == pytest.approx({name: 0.2 * share for name, share in SHARES.items()})
@@ -108,7 +109,8 @@ def test_a_budget_that_nobody_asked_for_is_not_extrapolated(bundle: Bundle) -> N
 
 
 def test_without_partners_the_model_has_the_whole_budget(tmp_path: Path) -> None:
-    train([series(2_000, 0)], FEATURES, replace(OPTIONS, partners=False, budget=0.2), tmp_path / "alone")
+    options = replace(OPTIONS, partners=False, budget=0.2)
+    train([series(2_000, 0)], FEATURES, options, tmp_path / "alone", session=UNDRAWN)
     alone = load_bundle(tmp_path / "alone")
     assert (alone.errors.partners, alone.thresholds.partners) == ((), {})
     assert alone.thresholds.parameter == 0.2
@@ -125,7 +127,8 @@ def coupled(count: int, seed: int, first: int = 0) -> Events:
 
 def test_features_that_no_longer_go_together_alert_for_as_long_as_it_lasts(tmp_path: Path) -> None:
     """Each stays where it may be: what breaks is how they go together."""
-    train([coupled(4_000, 0)], FEATURES, replace(OPTIONS, units=(16,), epochs=12), tmp_path / "coupled")
+    options = replace(OPTIONS, units=(16,), epochs=12)
+    train([coupled(4_000, 0)], FEATURES, options, tmp_path / "coupled", session=UNDRAWN)
     values = coupled(1_200, 5).values.copy()
     values[600:900, 1] *= 0.4
     found = judged(load_bundle(tmp_path / "coupled"), values)
@@ -136,5 +139,5 @@ def test_features_that_no_longer_go_together_alert_for_as_long_as_it_lasts(tmp_p
 
 
 def test_a_day_does_not_tell_how_residuals_wander(tmp_path: Path) -> None:
-    train([coupled(2_000, 0)], FEATURES, replace(OPTIONS, epochs=1), tmp_path / "short")
+    train([coupled(2_000, 0)], FEATURES, replace(OPTIONS, epochs=1), tmp_path / "short", session=UNDRAWN)
     assert "bias" not in load_bundle(tmp_path / "short").thresholds.partners

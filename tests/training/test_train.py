@@ -21,6 +21,7 @@ from stream_detector.sensors import Rules
 from stream_detector.windows import windows_of
 from training.calibrate import calibrate
 from training.data import read
+from training.options import Session
 from training.progress import shown
 from training.report import Summary
 from training.split import Part
@@ -28,6 +29,7 @@ from training.train import TrainOptions, train
 
 START = 1_795_168_800_000
 OPTIONS = TrainOptions(length=8, stride=2, units=(6,), epochs=3, batch=64, seed=5, budget=2.0)
+UNDRAWN = Session(pictures=False)
 NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
 
 
@@ -144,7 +146,7 @@ def test_training_again_gives_the_same_weights(trained: tuple[Bundle, Summary, s
     first = load_model(trained[0]).get_weights()
     for seed, same in ((5, True), (6, False)):
         options = TrainOptions(**{**_plain(OPTIONS), "seed": seed})  # type: ignore[arg-type]
-        train([events(3000)], ["wave", "noise", "still"], options, tmp_path / f"again{seed}")
+        train([events(3000)], ["wave", "noise", "still"], options, tmp_path / f"again{seed}", session=UNDRAWN)
         again = load_bundle(tmp_path / f"again{seed}")
         weights = load_model(again).get_weights()
         assert all(a.tobytes() == b.tobytes() for a, b in zip(first, weights, strict=True)) is same
@@ -175,7 +177,7 @@ def test_one_sensor_one_feature_and_other_errors(tmp_path: Path) -> None:
     kinds: tuple[ErrorKind, ...] = ("mahalanobis", "mae")
     for kind in kinds:
         options = TrainOptions(length=8, units=(3,), epochs=1, error=kind, threshold="quantile", budget=0.95)
-        summary = train([events(300, 1, 1)], ["wave"], options, tmp_path / kind)
+        summary = train([events(300, 1, 1)], ["wave"], options, tmp_path / kind, session=UNDRAWN)
         assert summary.stride == 1
         assert summary.sensors == 1
         assert load_bundle(tmp_path / kind).errors.kind == kind
@@ -186,7 +188,7 @@ def test_partitions_are_logs_of_their_own(tmp_path: Path) -> None:
     logs = [events(300, 2), events(300, 2, first=2)]
     slices = [Slice(Partition("t", at), 0, 300, log, []) for at, log in enumerate(logs)]
     options = TrainOptions(length=8, stride=4, units=(3,), epochs=1, max_windows=70)
-    summary = train(slices, ["wave", "noise", "still"], options, tmp_path / "pumps")
+    summary = train(slices, ["wave", "noise", "still"], options, tmp_path / "pumps", session=UNDRAWN)
     assert summary.sensors == 4
     assert summary.events == 600
     assert summary.windows["fit"] == 70
@@ -196,7 +198,7 @@ def test_partitions_are_logs_of_their_own(tmp_path: Path) -> None:
 
 def test_events_of_many_short_sensors(tmp_path: Path) -> None:
     options = TrainOptions(length=8, units=(3,), epochs=1)
-    summary = train([events(320, 32)], ["wave", "noise", "still"], options, tmp_path / "pumps")
+    summary = train([events(320, 32)], ["wave", "noise", "still"], options, tmp_path / "pumps", session=UNDRAWN)
     assert summary.sensors == 32
     assert min(summary.windows.values()) > 0
 
