@@ -146,6 +146,11 @@ def json_values(records: Sequence[Any]) -> list[dict[str, Any]]:
     return [json.loads(record.value) for record in records]
 
 
+def as_users(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what makes tests quick (see `conftest`)."""
+    return {name: value for name, value in environment.items() if name != "XLA_FLAGS"}
+
+
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more
 
@@ -155,7 +160,7 @@ def start(*arguments: str | Path, out: IO[Any], err: IO[Any], fresh: bool = Fals
     line = [*map(str, arguments)]
     if fresh:
         program = [sys.executable, "-m", "stream_detector"]
-        return subprocess.Popen([*program, *line], stdout=out, stderr=err, env=environment(**more))
+        return subprocess.Popen([*program, *line], stdout=out, stderr=err, env=as_users(environment(**more)))
     return forked.start("stream_detector", line, environment(**more), out, err, Path.cwd())
 
 

@@ -22,7 +22,7 @@ from typing import IO
 from tests import forked
 from tests.servers import KafkaBroker
 from tests.servers.process import free_port
-from tests.service import environment, wait_for
+from tests.service import as_users, environment, wait_for
 
 BLOCK = re.compile(r"<!-- (?P<what>[^>]+?) -->\n```\w+\n(?P<text>.*?)```", re.DOTALL)
 PATIENCE = 240.0  # seconds for one command
@@ -37,12 +37,13 @@ class Walk:
         self.port = free_port()
         self.told = ""
         self.started: list[forked.Process] = []
-        self.environment = environment(
+        found = environment(
             PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             STREAM_DETECTOR__KAFKA__BOOTSTRAP_SERVERS=broker.bootstrap,
             STREAM_DETECTOR__REDIS__URL=redis_url,
             STREAM_DETECTOR__METRICS__PORT=str(self.port),
         )
+        self.environment = as_users(found) if fresh else found
 
     def follow(self, document: Path) -> list[str]:
         """Do everything; what kinds of blocks there were."""
