@@ -8,6 +8,7 @@ in a process, and that is the one of `tests.chaos`, which does without TensorFlo
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -147,7 +148,9 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
         for ready in select.select(watched, [], [])[0]:
             if ready in children:
                 pid, report = children.pop(ready)
-                os.write(report, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+                    os.write(report, b"%d" % code)
                 os.close(report)
                 os.close(ready)
                 continue
