@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 from keras import ops
 
 from stream_detector.adapters.keras import CompiledModel, buckets_up_to
@@ -33,6 +34,7 @@ class Calibration:
     judge: CompiledModel
     statistics: ErrorStatistics
     errors: Float64  # (n) of the data's windows, NaN where they did not serve
+    scores: Float64  # (n) likewise: the largest of the parts' errors, each by its threshold
     series: dict[str, Series]
     thresholds: Thresholds
     expected: float  # alerts per sensor and day
@@ -76,11 +78,13 @@ def calibrate(
         for name, one in parts.items()
     }
     expected = sum(expected_alerts_per_day(found[name], one) for name, one in parts.items())
+    by_part = {"model": errors} | beside
+    scores = np.max([one / found[name].values[found[name].rows(data.sensors)] for name, one in by_part.items()], axis=0)
     thresholds = msgspec.structs.replace(found.pop("model"), partners=found)
     statistics = msgspec.structs.replace(statistics, partners=partners)
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
     judge = CompiledModel(*size, statistics, thresholds, **batches)
-    return Calibration(judge, statistics, errors, series, thresholds, expected)
+    return Calibration(judge, statistics, errors, scores, series, thresholds, expected)
 
 
 def error_kind(options: TrainOptions, output: Output) -> ErrorKind:

@@ -398,8 +398,5 @@ def _portrait(model: Any, scaler: Scaler, data: Data, found: Calibration, option
     chosen[places] = True
     values = np.concatenate([part for _, part in data.values(chosen)])  # (m, W, F) raw
     sensors = [data.sensors[at] for at in places.tolist()]
-    if labelled:
-        shades = data.labels[places].astype(np.float64)
-    else:
-        shades = found.judge.errors(sensors, values).score.astype(np.float64)
+    shades = data.labels[places].astype(np.float64) if labelled else found.scores[places]
     return portray(model, scale_values(scaler, values, sensors), shades, "label" if labelled else "score", options.seed)

@@ -110,6 +110,7 @@ def test_the_service_scores_as_training_did(trained: tuple[Bundle, Summary, str]
     values = np.concatenate([windows for _, windows in data.values(data.parts == Part.THRESHOLDS)])
     sensors = [data.sensors[at] for at in places]
     wanted = found.judge.errors(sensors, values).score
+    np.testing.assert_allclose(found.scores[places], wanted, rtol=1e-5)
     scorer = KerasScorer(bundle, 64)
     scorer.load()
     np.testing.assert_allclose(scorer.score(sensors, values).score, wanted, rtol=1e-5)
