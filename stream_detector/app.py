@@ -198,7 +198,7 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None, ow
     """
     port = asked.metrics
     listener = Listener() if asked.page.enabled else None
-    judges = _judges(asked, bundle, own, expecting=listener is not None)
+    judges = _judges(asked, bundle, own)
     common = judges.common
     settings = common.settings
     metrics = PrometheusObserver(
@@ -215,7 +215,7 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None, ow
     if location is not None and asked.bundle.reload != "off":
 
         def prepare(found: Bundle) -> Judge:
-            judge = _judge(asked, found, expecting=listener is not None)
+            judge = _judge(asked, found)
             judge.scorer.load()
             judge.scorer.warm()
             return judge
@@ -240,18 +240,18 @@ def run_service(asked: Settings, bundle: Bundle, location: str | None = None, ow
         server.close()
 
 
-def _judges(asked: Settings, bundle: Bundle, own: Mapping[str, Bundle], *, expecting: bool = False) -> Grouped[Judge]:
+def _judges(asked: Settings, bundle: Bundle, own: Mapping[str, Bundle]) -> Grouped[Judge]:
     """What judges which sensors; ``own`` bundles by group."""
     every = {id(one): one for one in (bundle, *own.values())}
-    made = {key: _judge(asked, one, expecting=expecting) for key, one in every.items()}
+    made = {key: _judge(asked, one) for key, one in every.items()}
     return Grouped(grouping_of(asked), made[id(bundle)], [made[id(own.get(name, bundle))] for name in asked.groups])
 
 
-def _judge(asked: Settings, bundle: Bundle, *, expecting: bool) -> Judge:
+def _judge(asked: Settings, bundle: Bundle) -> Judge:
     """What a bundle brings; its model is not loaded yet."""
     manifest = bundle.manifest
     settings = bounded(asked, manifest)
-    scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings, expecting=expecting)
+    scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
     return Judge(scorer, model_of(manifest), rules_of(manifest, settings), settings, heartbeats_of(manifest, settings))
 
 

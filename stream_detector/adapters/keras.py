@@ -65,10 +65,9 @@ class CompiledModel:
         self.tables = {name: ops.convert_to_tensor(table) for name, table in self.profiles.tables.items()}
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
 
-    def warm(self, embedding: bool = False, expecting: bool = False) -> None:
-        """Compile scoring for every bucket, ``embedding`` if it is wanted, and what a page will ask in small."""
-        if expecting:
-            self.expected([""], np.zeros((1, *self.shape), np.float32))
+    def warm(self, embedding: bool = False) -> None:
+        """Compile scoring for every bucket, ``embedding`` if it is wanted, and what the first alert will ask for."""
+        self.expected([""], np.zeros((1, *self.shape), np.float32))
         for bucket in self.buckets:
             if embedding:
                 self._run("embedded", np.zeros((bucket, *self.shape), np.float32), np.zeros(bucket, np.int32))
@@ -118,10 +117,11 @@ class CompiledModel:
         """Cut and pad to the buckets, put all cuts in the device's queue, then wait for the results."""
         if values.shape[1:] != self.shape:
             raise ValueError(f"windows are {values.shape[1:]}, the model takes {self.shape}")
-        most = self.buckets[-1]
+        # What was expected is asked of few windows, those with alerts, and must not wait for another size to compile.
+        most, least = (self.buckets[0], 0) if name == "expected" else (self.buckets[-1], self.least)
         cuts = [(at, min(at + most, len(values))) for at in range(0, len(values), most)]
         try:
-            waiting = [(to - at, self._queue(name, values[at:to], rows[at:to], self.least)) for at, to in cuts]
+            waiting = [(to - at, self._queue(name, values[at:to], rows[at:to], least)) for at, to in cuts]
             done = [self._fetch(result, count) for count, result in waiting]
         except Exception as error:  # whatever the device's library raises: out of memory, device lost, …
             log.warning("the device failed on %d windows, trying fewer at once: %s", len(values), _first_line(error))
@@ -181,12 +181,9 @@ class CompiledModel:
 class KerasScorer:
     """`ports.Scorer` on Keras. ``load`` before anything else; not thread-safe."""
 
-    def __init__(
-        self, bundle: Bundle, max_batch_windows: int = 1024, embeddings: bool = False, expecting: bool = False
-    ) -> None:
+    def __init__(self, bundle: Bundle, max_batch_windows: int = 1024, embeddings: bool = False) -> None:
         self.bundle = bundle
         self.embeddings = embeddings  # whether they will be asked for
-        self.expecting = expecting  # whether what the model expects will be asked for all the time
         self.features = bundle.manifest.features
         self.length = bundle.manifest.length
         self.max_batch_windows = max_batch_windows
@@ -220,7 +217,7 @@ class KerasScorer:
 
     def warm(self) -> None:
         """Compile every bucket; takes about a second each."""
-        self._loaded().warm(self.embeddings, self.expecting)
+        self._loaded().warm(self.embeddings)
 
     def embed(self, sensors: Sequence[str], values: Float32) -> Float32:
         """Codes (n, D) of windows (n, W, F) in raw units, of bundles that say which layer makes them."""
@@ -231,7 +228,7 @@ class KerasScorer:
         return self._loaded().errors(sensors, values)
 
     def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[PartName] = ()) -> Float32:
-        """See `CompiledModel.expected`; compiled on first use."""
+        """See `CompiledModel.expected`."""
         return self._loaded().expected(sensors, values, parts)
 
     def _loaded(self) -> CompiledModel:

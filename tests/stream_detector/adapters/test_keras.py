@@ -229,9 +229,10 @@ def test_warming_compiles_every_bucket(make: Callable[[ErrorKind], Bundle]) -> N
     made.warm()
     assert made.compiled is not None
     before = set(made.compiled.compiled)
-    assert before == {("score", 16), ("score", 64), ("score", 100)}
+    assert before == {("score", 16), ("score", 64), ("score", 100), ("expected", 16)}
     for size in (1, 20, 100, 250):
         made.score(["x"] * size, windows(size))
+        assert made.expect(["x"] * size, windows(size)).shape == (size, LENGTH, SIZE)
     assert set(made.compiled.compiled) == before
 
 

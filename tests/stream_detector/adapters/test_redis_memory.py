@@ -107,15 +107,16 @@ def bytes_per_sensor(server: RedisServer, length: int, width: int, sensors: int)
     with redis.Redis.from_url(server.url) as client:
 
         def used() -> int:
-            """Without connections' buffers: as large as a batch, and freed when the server thinks fit."""
-            memory = client.info("memory")
-            return int(memory["used_memory"] - memory["mem_clients_normal"])
+            """Of all keys, and nothing that the server holds for itself: its buffers are as large as a batch."""
+            with client.pipeline(transaction=False) as asked:
+                for key in client.scan_iter(count=10_000):
+                    asked.memory_usage(key, samples=0)  # all of them, for a key that holds many
+                return sum(asked.execute())
 
-        empty = used()
         world.open(pipeline)
         for turn in range(3 * cycle):
             pipeline.turn()
-            yield turn // cycle, (used() - empty) / sensors
+            yield turn // cycle, used() / sensors
     pipeline.close()
 
 
