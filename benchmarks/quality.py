@@ -128,9 +128,8 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
             options = TrainOptions(
                 kind=given.model, length=plan.window, stride=plan.stride, epochs=given.epochs, seed=seed
             )
-            learned = Session(
-                work / "checkpoints", resume=True, keep=True, pictures=False
-            )  # what is asked for comes after learning
+            # What is asked for comes after learning, which is kept.
+            learned = Session(work / "checkpoints", resume=True, keep=True, pictures=False)
             learn(streams, options, work / "bundle", learned)
             taught = time.monotonic() - started
             judged = stream_through(work / "bundle", scored, plan, work)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stream_detector.adapters.formats import START
+from stream_detector.adapters.files.formats import START
 from stream_detector.errors import DataError
 from stream_detector.events import Bool, Float64, Int64
 from stream_detector.timestamps import parse

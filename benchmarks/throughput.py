@@ -240,7 +240,7 @@ def stages_of(service: Service) -> dict[str, float]:
 def score(bundle: Path) -> dict[str, list[float]]:
     """Windows per second, by way of scoring and round; each way has its turn in each round."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported, which talks at length otherwise
-    from stream_detector.adapters.keras import KerasScorer, load_model
+    from stream_detector.adapters.keras.scorer import KerasScorer, load_model
     from stream_detector.bundle import load_bundle
 
     loaded = load_bundle(bundle)

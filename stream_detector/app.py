@@ -14,19 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from stream_detector.adapters.file import EMBEDDINGS, OUTPUTS, POSITION, FileOutlet, FileSource
-from stream_detector.adapters.html import write_report
+from stream_detector.adapters.files.outlet import EMBEDDINGS, OUTPUTS, POSITION, FileOutlet
+from stream_detector.adapters.files.source import FileSource
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.adapters.observers import Observers
 from stream_detector.adapters.page import Listener
-from stream_detector.adapters.prometheus import PrometheusObserver, Server
-from stream_detector.adapters.recorder import Recorder
-from stream_detector.adapters.redis import RedisStore
+from stream_detector.adapters.pictures.recorder import Recorder
+from stream_detector.adapters.pictures.report import write_report
+from stream_detector.adapters.prometheus.observer import PrometheusObserver, Server
+from stream_detector.adapters.redis.store import RedisStore
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder
-from stream_detector.configured import bounded, heartbeats_of, locations, model_of, rules_of
+from stream_detector.configured import bounded, heartbeats_of, learner_of, locations, model_of, rules_of
 from stream_detector.criteria import grouping_of
 from stream_detector.errors import DataError, Fenced, Refused, Unavailable
 from stream_detector.events import Alert, Float32, Model, Slice
@@ -252,7 +253,14 @@ def _judge(asked: Settings, bundle: Bundle) -> Judge:
     manifest = bundle.manifest
     settings = bounded(asked, manifest)
     scorer = KerasScorer(bundle, settings.device.max_batch_windows, settings.publish.embeddings)
-    return Judge(scorer, model_of(manifest), rules_of(manifest, settings), settings, heartbeats_of(manifest, settings))
+    return Judge(
+        scorer,
+        model_of(manifest),
+        rules_of(manifest, settings),
+        settings,
+        heartbeats_of(manifest, settings),
+        learner_of(bundle),
+    )
 
 
 def replay(

@@ -12,7 +12,7 @@
 
 A bundle is published by one atomic rename. Reading verifies every file and keeps what it verified in memory,
 so that a bundle which is replaced meanwhile is never mixed with its successor. Digests guard against damage,
-not against somebody who may write the folder. Nothing here needs Keras: `adapters.keras` turns the model's
+not against somebody who may write the folder. Nothing here needs Keras: `adapters.keras.scorer` turns the model's
 bytes into a model.
 """
 
@@ -67,7 +67,7 @@ class Normal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of the score beside the model's: see `adapters.partners`."""
+    """A part of the score beside the model's: see `adapters.keras.partners`."""
 
     name: Literal["change", "level", "bias"]
     common: Normal
@@ -75,8 +75,17 @@ class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counts: tuple[bool, ...] = ()  # (F) which features it looks at; empty: all
 
 
+class Novelty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the score that learns on, of a single metric: see `novelty`."""
+
+    events: int  # of a sensor before a window, among which windows like it are looked for
+    neighbours: int  # windows that are nearest
+    windows: dict[str, int]  # that a threshold is the highest of: of sensors, under "" of those that are not named
+    own: dict[str, bytes] = {}  # by sensor: what it showed at the end of training, a `novelty.Memory`
+
+
 class ErrorStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Residuals of normal windows, in scaled units; see `adapters.programs` for how they make an error.
+    """Residuals of normal windows, in scaled units; see `adapters.keras.programs` for how they make an error.
 
     ``D`` is the number of features for models that return a window, the model's own width for others.
     """
@@ -88,6 +97,7 @@ class ErrorStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deviation: tuple[float, ...] = ()  # (D) of a step's jump; newest only
     own: dict[str, tuple[float, ...]] = {}  # the same by sensor
     partners: tuple[Partner, ...] = ()
+    novelty: Novelty | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -325,6 +335,13 @@ def _check(path: Path, bundle: Bundle) -> None:
         "thresholds": all(0 < entry.threshold < np.inf for part in tables for entry in part.entries)
         and all(part.entries for part in tables),
         "thresholds' sensors": all(0 <= row < len(part.entries) for part in tables for row in part.sensors.values()),
+        "novelty": errors.novelty is None
+        or (
+            size == 1
+            and min(errors.novelty.events - manifest.length, errors.novelty.neighbours) >= 1
+            and min(errors.novelty.windows.values(), default=0) >= 1
+            and "" in errors.novelty.windows
+        ),
         "partners' thresholds": set(table.partners) == {one.name for one in errors.partners},
     }
     for what, good in sane.items():

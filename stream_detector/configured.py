@@ -9,6 +9,7 @@ from typing import Any
 from stream_detector.bundle import Bundle, Manifest, check_fits
 from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
+from stream_detector.novelty import Learner
 from stream_detector.policy import Feature, paced
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings, Window
@@ -146,6 +147,13 @@ def heartbeats_of(manifest: Manifest, settings: Settings) -> Heartbeats | None:
     if silence.after == "off":
         return Heartbeats(patterns) if patterns else None
     return Heartbeats(patterns, {}, silence.after / 1_000)
+
+
+def learner_of(bundle: Bundle) -> Learner | None:
+    """What learns on; None of bundles that do not."""
+    if bundle.errors.novelty is None:
+        return None
+    return Learner(bundle.errors.novelty, bundle.scaler, bundle.manifest.length, bundle.manifest.stride)
 
 
 def model_of(manifest: Manifest) -> Model:

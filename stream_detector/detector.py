@@ -8,13 +8,14 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.alerts import Incident
 from stream_detector.bundle import Bundle
-from stream_detector.configured import fitted, model_of, rules_of
+from stream_detector.configured import fitted, learner_of, model_of, rules_of
 from stream_detector.criteria import criteria_of
 from stream_detector.events import Errors, Events, Float32, Partition, Score, Windows
 from stream_detector.groups import alike
+from stream_detector.novelty import Memories, expected_by
 from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
 from stream_detector.verdicts import forget, judge, score_records
@@ -38,6 +39,7 @@ class Detector:
         rules = rules_of(bundle.manifest, self.settings)
         self.rolling, self.criteria = Rolling(rules), criteria_of(rules, self.settings)
         self.incidents: dict[str, Incident] = {}
+        self.learner, self.memories = learner_of(bundle), Memories()
         self.position = 0
         self.zone = ZoneInfo(self.settings.columns.timezone)
 
@@ -58,15 +60,21 @@ class Detector:
         )
         for sensor, _ in change.swept:
             forget(sensor, self.incidents, {})
+            self.memories.forget(sensor)
         if not len(windows):
             return []
         errors = self._loaded().score(windows.sensors, windows.values)
+        if self.learner is not None:
+            errors, _ = self.learner.judge(self.memories, windows, errors)
         judged = judge(HERE, windows, errors, self.incidents, self.criteria, self._expect)
         features, models = self.bundle.manifest.features, alike(model_of(self.bundle.manifest))
         return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, models)
 
     def score(self, windows: Float32) -> Errors:
-        """Errors of ``windows`` (n, W, F) in raw units, features in the bundle's order, global threshold."""
+        """Errors of ``windows`` (n, W, F) in raw units, features in the bundle's order, global threshold.
+
+        Without what learns on: these windows are nobody's, and nothing is known of what was before each.
+        """
         values = np.asarray(windows, np.float32)
         manifest = self.bundle.manifest
         if values.ndim != 3 or values.shape[1:] != (manifest.length, len(manifest.features)):
@@ -78,7 +86,7 @@ class Detector:
         return self._loaded().score([""] * len(values), values)
 
     def _expect(self, windows: Windows, errors: Errors) -> Float32:
-        return self._loaded().expect(windows.sensors, windows.values, errors.names)
+        return expected_by(errors, self._loaded().expect(windows.sensors, windows.values, errors.names))
 
     def _loaded(self) -> KerasScorer:
         if self.scorer.compiled is None:

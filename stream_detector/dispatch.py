@@ -11,8 +11,8 @@ from types import FrameType
 
 from stream_detector.adapters.kafka.alerts import KafkaAlerts, KafkaDeadLetters
 from stream_detector.adapters.kafka.letters import letter_box, revisions
-from stream_detector.adapters.prometheus_webhooks import WebhookMetrics
-from stream_detector.adapters.webhook import HttpPost
+from stream_detector.adapters.prometheus.webhooks import WebhookMetrics
+from stream_detector.adapters.webhook.request import HttpPost
 from stream_detector.errors import Fenced, SettingsError, StreamDetectorError, Unavailable
 from stream_detector.events import Finding
 from stream_detector.settings import Settings

@@ -18,7 +18,7 @@ Int64: TypeAlias = NDArray[np.int64]
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
-PartName: TypeAlias = Literal["model", "change", "level", "bias"]  # of the score
+PartName: TypeAlias = Literal["model", "change", "level", "bias", "novelty"]  # of the score
 
 PARTS: tuple[PartName, ...] = get_args(PartName)
 
@@ -132,6 +132,7 @@ class Errors:
     contributions: Float32  # (n, F) share of each feature in the error; rows sum to 1
     worst_step: NDArray[np.int32]  # (n) the step of the window with the largest error, from 0
     part: NDArray[np.int8] | None = None  # (n) the part of the score that is largest, in `PARTS`; None: the model's
+    expected: Float32 | None = None  # (n, W, F) raw units, what that part expected if it knows itself, else NaN
 
     def cut(self, start: int, stop: int) -> Errors:
         """Those of the windows ``start`` to ``stop``."""
@@ -146,6 +147,7 @@ class Errors:
             self.contributions[part],
             self.worst_step[part],
             None if self.part is None else self.part[part],
+            None if self.expected is None else self.expected[part],
         )
 
     @property
@@ -157,6 +159,15 @@ class Errors:
 def gathered(every: Sequence[Errors]) -> Errors:
     """One after the other; at least one. Each window's part goes with it, whichever parts its model has."""
     parts = [np.zeros(len(some.score), np.int8) if some.part is None else some.part for some in every]
+    shape = next((some.expected.shape[1:] for some in every if some.expected is not None), None)
+    expected = None
+    if shape is not None:
+        expected = np.concatenate(
+            [
+                np.full((len(some.score), *shape), np.nan, np.float32) if some.expected is None else some.expected
+                for some in every
+            ]
+        )
     return Errors(
         np.concatenate([some.score for some in every]),
         np.concatenate([some.error for some in every]),
@@ -164,6 +175,7 @@ def gathered(every: Sequence[Errors]) -> Errors:
         np.concatenate([some.contributions for some in every]),
         np.concatenate([some.worst_step for some in every]),
         np.concatenate(parts),
+        expected,
     )
 
 

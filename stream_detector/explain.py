@@ -13,16 +13,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stream_detector.adapters.file import FILES, FileSource
+from stream_detector.adapters.files.source import FILES, FileSource
 from stream_detector.adapters.kafka import read_alerts, read_offsets
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.adapters.registry import open_bundle
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder, decode_alert
-from stream_detector.configured import locations, rules_of
+from stream_detector.configured import learner_of, locations, rules_of
 from stream_detector.criteria import grouping_of
 from stream_detector.errors import BundleError, DataError, SettingsError, UserError
-from stream_detector.events import PARTS, Alert, Bool, Events, Float32, Int64, Partition, joined
+from stream_detector.events import (
+    PARTS,
+    Alert,
+    Bool,
+    Errors,
+    Events,
+    Float32,
+    Int64,
+    Partition,
+    PartName,
+    Windows,
+    gathered,
+    joined,
+)
+from stream_detector.novelty import Learner, Memories, expected_by
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
 from stream_detector.verdicts import short
@@ -162,15 +176,17 @@ def explain(alerts: Sequence[Alert], bundle: Bundle, settings: Settings, read: R
         if alert.kind == "silence":
             raise DataError(f"alert {alert.id} tells that {alert.sensor_id} was silent: no window was scored for it")
     rules = replace(rules_of(bundle.manifest, settings), stride=1)
-    events = [_with_margin(alert, read, rules.length, settings.delivery.lookback_limit) for alert in alerts]
+    learner = learner_of(bundle)
+    enough = rules.length + (0 if learner is None else learner.reach)
+    events = [_with_margin(alert, read, enough, settings.delivery.lookback_limit) for alert in alerts]
     scorer = KerasScorer(bundle, settings.device.max_batch_windows)
     scorer.load()
-    return [_explain(alert, part, rules, scorer) for alert, part in zip(alerts, events, strict=True)]
+    return [_explain(alert, part, rules, scorer, learner) for alert, part in zip(alerts, events, strict=True)]
 
 
-def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer) -> Explanation:
-    origin = alert.source
-    rolling, newest = Rolling(rules), max(0, len(events) - BEFORE - 1)
+def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer, learner: Learner | None) -> Explanation:
+    origin, before = alert.source, BEFORE if learner is None else BEFORE + learner.reach
+    rolling, newest = Rolling(rules), max(0, len(events) - before - 1)
     for at in range(0, newest, CHUNK):  # their windows are of no interest, and could be many
         rolling.push(events.take(slice(at, min(at + CHUNK, newest))))
     held = rolling.rows.get(alert.sensor_id, b"")
@@ -182,10 +198,13 @@ def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer) ->
             "[window], [events] or [columns] are others, or the data are"
         )
     errors = scorer.score(windows.sensors, windows.values)
+    if learner is not None:
+        errors = _learnt(learner, windows, errors)
     last = len(windows) - 1
     own, judged = windows.take(np.array([last])), errors.take(slice(last, last + 1))
     # What the alert says was expected is of the part of the score that it names.
-    expected = scorer.expect(own.sensors, own.values, [alert.part if alert.part in PARTS else "model"])[0]  # (W, F)
+    parts: list[PartName] = [alert.part if alert.part in PARTS else "model"]
+    expected = expected_by(judged, scorer.expect(own.sensors, own.values, parts))[0]  # (W, F)
     step, features = int(judged.worst_step[0]), rules.features
     rows = np.frombuffer(held + b"".join(change.rows), rules.row)[-rules.length :]  # (W) as the rules took them
     imputed = np.unpackbits(rows["imputed"], axis=1, count=len(features)).astype(bool)  # (W, F)
@@ -216,10 +235,19 @@ def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer) ->
         np.where(imputed, np.float32(np.nan), own.values[0]),
         expected,
         step,
-        windows.timestamps[:, 1],
-        errors.score,
+        windows.timestamps[-BEFORE - 1 :, 1],
+        errors.score[-BEFORE - 1 :],
         bool(blind.any()),
     )
+
+
+def _learnt(learner: Learner, windows: Windows, errors: Errors) -> Errors:
+    """The errors (n) of windows with a stride of 1, of which the service judged the last, and every so many before."""
+    judged = np.arange(len(windows) - 1, -1, -learner.stride)[::-1]
+    told, _ = learner.judge(Memories(), windows.take(judged), errors.take(judged))
+    others = np.setdiff1d(np.arange(len(windows)), judged)
+    order = np.argsort(np.concatenate([others, judged]))
+    return gathered([errors.take(others), told]).take(order)
 
 
 def _with_margin(alert: Alert, read: Read, length: int, limit: int) -> Events:

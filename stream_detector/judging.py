@@ -11,6 +11,7 @@ from stream_detector.criteria import Criteria, criteria_of
 from stream_detector.events import Errors, Float32, Model, PartName, gathered
 from stream_detector.faults import limits_of
 from stream_detector.groups import Grouped
+from stream_detector.novelty import Learner
 from stream_detector.ports import Scorer
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
@@ -26,6 +27,7 @@ class Judge:
     rules: Rules
     settings: Settings  # with what the bundle knows
     heartbeats: Heartbeats | None
+    learner: Learner | None = None  # of bundles that learn on
 
 
 class Scorers:

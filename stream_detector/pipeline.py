@@ -10,19 +10,20 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from stream_detector.alerts import Incident
 from stream_detector.criteria import with_longest_memory
 from stream_detector.embeddings import embedded, embedding_records
 from stream_detector.errors import Damaged, Moved
 from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice, Windows
 from stream_detector.groups import Grouped, alike
 from stream_detector.judging import Judge, criteria_for, heartbeats_for, rules_for, scorer_of
+from stream_detector.novelty import Learner, expected_by, learn
 from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
 from stream_detector.recall import Recall
 from stream_detector.reconcile import Owned, Work, lookback_of, reconcile
@@ -46,8 +47,16 @@ class Flight:
     works: list[Work]
     scorer: Scorer
     models: Grouped[Model]
+    learners: Grouped[Learner | None]
     errors: Future[tuple[Errors, Float32 | None, float, float]]  # codes if asked; when the device began and ended
     launched: float
+
+
+class Changed(NamedTuple):
+    """Sensors of which another thing is to be stored than before."""
+
+    alerts: Collection[str]
+    memories: Collection[str] = ()
 
 
 class Pipeline:
@@ -67,11 +76,12 @@ class Pipeline:
         now_ms: Callable[[], float] = lambda: time.time() * 1_000,
         clock: Callable[[], float] = time.perf_counter,
         heartbeats: Heartbeats | None = None,
+        learner: Learner | None = None,
     ) -> None:
         self.source, self.store, self.outlet, self.observer = source, store, outlet, observer
         self.now_ms, self.clock = now_ms, clock
         self.owned: dict[Partition, Owned] = {}
-        self.judge_by(alike(Judge(scorer, model, rules, settings, heartbeats)))
+        self.judge_by(alike(Judge(scorer, model, rules, settings, heartbeats, learner)))
         self.waiting: list[Partition] = []  # assigned, not reconciled yet
         self.flight: Flight | None = None
         self.looked = -EVERY
@@ -103,8 +113,14 @@ class Pipeline:
         self.judges, self.settings, self.heartbeats = judges, judges.common.settings, heartbeats_for(judges)
         self.scorer, self.models = scorer_of(judges), judges.each(lambda judge: judge.model)
         self.rules, self.criteria = rules_for(judges), criteria_for(judges)
+        self.learners = judges.each(lambda judge: judge.learner)
         self.lookback = max(
-            lookback_of(judge.rules, with_longest_memory(judge.rules, judge.settings)) for judge in judges.things
+            lookback_of(
+                judge.rules,
+                with_longest_memory(judge.rules, judge.settings),
+                0 if judge.learner is None else judge.learner.reach,
+            )
+            for judge in judges.things
         )
         for owned in self.owned.values():
             owned.table.rules = self.rules
@@ -178,7 +194,7 @@ class Pipeline:
         values = np.concatenate([work.windows.values for work in works])
         launched = self.clock()
         errors = self.device.submit(self._score, self.scorer, sensors, values)
-        return Flight(works, self.scorer, self.models, errors, launched)
+        return Flight(works, self.scorer, self.models, self.learners, errors, launched)
 
     def _score(
         self, scorer: Scorer, sensors: Sequence[str], values: Float32
@@ -196,7 +212,9 @@ class Pipeline:
         errors, codes, began, ended = flight.errors.result()
         self.observer.took("queue", began - flight.launched)
         self.observer.took("compute", ended - began)
+        started = self.clock()
         delivery, changed, events_ended = self._judge(flight, errors, codes)
+        self.observer.took("judge", self.clock() - started)
         started = self.clock()
         if delivery.positions:
             self.outlet.deliver(delivery)
@@ -212,15 +230,14 @@ class Pipeline:
 
     def _judge(
         self, flight: Flight, errors: Errors, codes: Float32 | None
-    ) -> tuple[Delivery, dict[Partition, dict[str, Incident | None]], Int64]:
-        """What to publish, which alert states changed by partition, and the end times of the published windows."""
+    ) -> tuple[Delivery, dict[Partition, Changed], Int64]:
+        """What to publish, which states changed by partition, and the end times of the published windows."""
         delivery, at = Delivery([], [], [], {}), 0
-        changed: dict[Partition, dict[str, Incident | None]] = {}
+        changed: dict[Partition, Changed] = {}
         ends: list[Int64] = [np.empty(0, np.int64)]
 
-        def expect(windows: Windows, errors: Errors) -> Float32:
-            asked = windows.sensors, windows.values, errors.names
-            return self.device.submit(flight.scorer.expect, *asked).result()
+        def expect(windows: Windows, errors: Errors) -> Float32:  # not behind the batch that the device works on by now
+            return expected_by(errors, flight.scorer.expect(windows.sensors, windows.values, errors.names))
 
         for work in flight.works:
             windows, mine = work.windows, errors.cut(at, at + len(work.windows))
@@ -234,9 +251,10 @@ class Pipeline:
                 named = np.flatnonzero(unpublished & np.isfinite(mine.score) & embedded(own))
                 delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, flight.models))
             windows, mine, unscored = without_unscored(windows, mine)
+            mine, learnt = learn(flight.learners, owned.memories, windows, mine, work.swept)
             known = owned.incidents, self.criteria
             judged = judge(work.partition, windows, mine, *known, expect, owned.floor, work.swept)
-            changed[work.partition] = judged.touched
+            changed[work.partition] = Changed(judged.touched.keys(), learnt)
             self.observer.scored(work.partition, windows, mine)
             # What ends before the committed offset has been published by an earlier owner.
             fresh = windows.offsets[:, 1] >= owned.committed
@@ -255,20 +273,21 @@ class Pipeline:
                 delivery.positions[work.partition] = work.end
         return delivery, changed, np.concatenate(ends)
 
-    def _settle(self, work: Work, touched: Iterable[str]) -> bool:
+    def _settle(self, work: Work, changed: Changed) -> bool:
         """Whether the store took it."""
         owned = work.owned
         owned.committed = max(owned.committed, work.end)
-        if not self._store_alerts(work.partition, owned, work.end, touched):
+        if not self._store_states(work.partition, owned, work.end, changed):
             return False
         owned.settled = work.end
         owned.table.settled(work.added)
         return True
 
-    def _store_alerts(self, partition: Partition, owned: Owned, upto: int, sensors: Iterable[str]) -> bool:
-        alerts = {name: owned.standing(name) for name in sensors}
+    def _store_states(self, partition: Partition, owned: Owned, upto: int, changed: Changed) -> bool:
+        alerts = {name: owned.standing(name) for name in changed.alerts}
+        memories = owned.memories.changed(changed.memories)
         try:
-            self.store.settle(partition, owned.life, owned.settled, upto, alerts)
+            self.store.settle(partition, owned.life, owned.settled, upto, alerts, memories)
         except Moved as moved:
             self._reopen(partition, moved)
             return False
@@ -293,7 +312,7 @@ class Pipeline:
         table = owned.table
         fallen = [sensor for sensor in watch.silent(table, now) if sensor not in owned.silences]
         owned.silences |= {sensor: begin(partition, sensor, table) for sensor in fallen}
-        if fallen and not self._store_alerts(partition, owned, owned.settled, fallen):
+        if fallen and not self._store_states(partition, owned, owned.settled, Changed(fallen)):
             return
         over = [sensor for sensor, silence in owned.silences.items() if ended(silence, sensor, table)]
         records = []
@@ -314,7 +333,7 @@ class Pipeline:
         for sensor in over:
             watch.announced.discard(owned.silences.pop(sensor).id)
         if over:
-            self._store_alerts(partition, owned, owned.settled, over)
+            self._store_states(partition, owned, owned.settled, Changed(over))
 
     # -- partitions come and go (`ports.Ownership`) ---------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The five things the pipeline needs from the world. Each adapter is one technology's answer to one of them.
 
-Adapters: ``adapters/kafka.py`` (source, outlet), ``adapters/file.py`` (source, outlet), ``adapters/redis.py`` and
-``adapters/memory.py`` (window store), ``adapters/keras.py`` (scorer), ``adapters/prometheus.py`` (observer).
+Adapters: ``adapters/kafka`` and ``adapters/files`` (source, outlet), ``adapters/redis`` and ``adapters/memory.py``
+(window store), ``adapters/keras`` (scorer), ``adapters/prometheus`` (observer).
 One contract suite per port (``tests/contract``) runs against every adapter.
 """
 
@@ -24,6 +24,8 @@ from stream_detector.events import (
     Slice,
     Windows,
 )
+
+NOTHING: Mapping[str, bytes | None] = {}
 
 
 class Ownership(Protocol):
@@ -125,6 +127,7 @@ class Stored:
     floor: int = 0  # what ends before it was published by an earlier life of the state
     rows: dict[str, bytes] = field(default_factory=dict)  # of sensors with pending windows, all that is stored
     alerts: dict[str, bytes] = field(default_factory=dict)  # alert state by sensor, after the settled windows
+    memories: dict[str, bytes] = field(default_factory=dict)  # what `settle` was given besides, likewise
     whole: bool = True  # whether all of it is there, as far as the store can tell without the rows
 
 
@@ -147,11 +150,18 @@ class WindowStore(Protocol):
         """
 
     def settle(
-        self, partition: Partition, life: str, since: int, upto: int, alerts: Mapping[str, bytes | None]
+        self,
+        partition: Partition,
+        life: str,
+        since: int,
+        upto: int,
+        alerts: Mapping[str, bytes | None],
+        memories: Mapping[str, bytes | None] = NOTHING,
     ) -> None:
         """Drop pending batches that end at or before ``upto`` and store the alert states after them.
 
-        Only if ``since`` is what was last settled and ``upto`` is not beyond the position. None forgets a state.
+        Beside them ``memories``, by names that only the caller understands (`novelty`). Only if ``since`` is what was
+        last settled and ``upto`` is not beyond the position. None forgets a state.
         """
 
     def discard(self, partition: Partition, life: str) -> None:
@@ -165,7 +175,7 @@ class WindowStore(Protocol):
 
 
 class Scorer(Protocol):
-    """A model on the device. Not thread-safe: one thread calls it."""
+    """A model on the device. Not thread-safe: one thread calls it; `expect` alone may run beside another call."""
 
     features: tuple[str, ...]
     length: int
@@ -250,7 +260,7 @@ class Observer(Protocol):
     """Listens to facts; must not fail and must not block. Counted once a batch, never once an event."""
 
     def took(self, stage: str, seconds: float) -> None:
-        """A stage (poll, decode within it, append, queue, compute, deliver, settle) took this long."""
+        """A stage (poll, decode within it, append, queue, compute, judge, deliver, settle) took this long."""
 
     def read(self, batch: Sequence[Slice]) -> None:
         """What a poll brought, before the rules of event time; what is read again after a crash comes again."""

@@ -17,7 +17,7 @@ class Profiles:
     """Tables with a row for each of ``P`` profiles; row 0 is for sensors that nothing is known of."""
 
     sensors: Mapping[str, int]  # sensor → row
-    tables: Mapping[str, Float32]  # see `adapters.programs`
+    tables: Mapping[str, Float32]  # see `adapters.keras.programs`
     parts: tuple[str, ...]  # of the score, in the order of the thresholds' columns: "model", then its partners
 
     def rows(self, sensors: Sequence[str]) -> list[int]:

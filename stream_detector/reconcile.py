@@ -35,6 +35,7 @@ import numpy as np
 from stream_detector.alerts import Incident, Past, Silence, Standing
 from stream_detector.errors import Damaged
 from stream_detector.events import Alert, Partition, Reject, Windows
+from stream_detector.novelty import Memories
 from stream_detector.ports import Firing, Lookback, Outlet, Source, Stored, WindowStore
 from stream_detector.sensors import Rules, Table
 from stream_detector.settings import Settings
@@ -58,6 +59,7 @@ class Owned:
     incidents: dict[str, Incident]
     silences: dict[str, Silence] = field(default_factory=dict)
     watch: Watch | None = None
+    memories: Memories = field(default_factory=Memories)
 
     def standing(self, sensor: str) -> bytes | None:
         """The sensor's alert state as it is stored; None if it has none."""
@@ -151,10 +153,13 @@ def _same(stored: str, layout: str) -> bool:
     return rules == ours and (topic == now or not topic or not now)
 
 
-def lookback_of(rules: Rules, settings: Settings) -> Lookback:
-    """By default enough of each sensor's events for a window and for all that hysteresis counts."""
+def lookback_of(rules: Rules, settings: Settings, reach: int = 0) -> Lookback:
+    """By default enough of each sensor's events for a window and for all that hysteresis counts.
+
+    ``reach`` is how many events before it a window's verdict depends on, where more than the window counts.
+    """
     delivery, alerts = settings.delivery, settings.alerts
-    enough = rules.length + rules.stride * (alerts.min_windows + alerts.resolve_windows)
+    enough = rules.length + rules.stride * (alerts.min_windows + alerts.resolve_windows) + reach
     return Lookback(delivery.lookback_events or enough, delivery.lookback_time, delivery.lookback_limit)
 
 
@@ -191,6 +196,7 @@ def _resume(partition: Partition, stored: Stored, committed: int, rules: Rules) 
         table=table,
         incidents={name: state.incident for name, state in standing.items() if state.incident is not None},
         silences={name: state.silence for name, state in standing.items() if state.silence is not None},
+        memories=Memories.load(stored.memories),
     )
     batches = [unpack_waiting(rules, blob, stored.rows) for _, blob in stored.pending if blob]
     work = None

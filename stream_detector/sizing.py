@@ -18,12 +18,16 @@ IN_FLIGHT = 8  # rows of a sensor in flight, at least
 # Redis reserves ahead for strings that grow, most before their first trim. So many rows beyond the formula were above
 # all that was measured there, by 8 % at most: 19,024 B (W 64, F 8), 9,487 B (W 16, F 8), 8,401 B (W 64, F 1).
 RESERVED = 117
+# Single metrics, of which windows are held against those before (`novelty`): values kept of a sensor, with what a hash
+# takes for their chunks and peaks, as 10,154 B (W 48), 11,026 B (W 64) and 23,023 B (W 500) were measured.
+KEPT_EVENTS, KEPT_LENGTHS, KEPT_CHUNK, KEPT_OVERHEAD = 2_000, 8, 128, 1.3
 REDIS_ITSELF = 10_000_000  # bytes of a server without data
 
-# Seconds of one worker, README "How fast": 300,000 events, W 64, F 8, the default model. 55,600 events/s with stride 64
-# and 28,800 with stride 8 are these two lines: so much for each event, so much for each window.
-EVENT_SECONDS = 15.6e-6
-WINDOW_SECONDS = 153.3e-6
+# Seconds of one worker, README "How fast": 300,000 events, W 64, F 8, the default model. 60,200 events/s with stride 64
+# and 39,300 with stride 8 are these two lines: so much for each event, so much for each window.
+EVENT_SECONDS = 15.3e-6
+WINDOW_SECONDS = 81e-6
+NOVELTY_SECONDS = 110e-6  # beside those of a window, of single metrics
 MEASURED_LENGTH = 64
 # Where every event is another sensor's, a batch touches many rows: so much more for each event at 100,000 sensors, from
 # the 29,400 events/s of docs/guarantees.md "An hour under load" (W 16, stride 8; the producer on the same cores), less
@@ -103,14 +107,15 @@ def size(load: Load) -> Size:
         worker_rate=rate,
         redis=REDIS_ITSELF + load.sensors * each,
         redis_sensor=each,
-        worker=WORKER_ITSELF + WORKER_BATCHES + own * WORKER_SENSOR,
+        worker=WORKER_ITSELF + WORKER_BATCHES + own * (WORKER_SENSOR + FLOAT * kept_values(load)),
         device=device_bytes(load),
     )
 
 
 def worker_rate(load: Load) -> float:
     """Events a second that one worker manages. Scoring a window takes as long as the window is."""
-    scoring = WINDOW_SECONDS * (load.window / MEASURED_LENGTH) / load.stride
+    each = WINDOW_SECONDS + (NOVELTY_SECONDS if load.features == 1 else 0)
+    scoring = each * (load.window / MEASURED_LENGTH) / load.stride
     crowded = min(1.0, load.sensors / CROWDED_SENSORS) * CROWDED_SECONDS
     return 1 / (EVENT_SECONDS + scoring + crowded)
 
@@ -119,7 +124,15 @@ def redis_bytes(load: Load) -> int:
     """Bytes of one sensor at their most."""
     row = ROW + FLOAT * load.features + math.ceil(load.features / 8)
     in_flight = max(IN_FLIGHT, math.ceil(load.rate / load.sensors))  # of a second: two polls
-    return TRIM * (load.window - 1 + in_flight) * row + RESERVED * row
+    rows = TRIM * (load.window - 1 + in_flight) * row + RESERVED * row
+    return rows + math.ceil(KEPT_OVERHEAD * FLOAT * kept_values(load))
+
+
+def kept_values(load: Load) -> int:
+    """Values of one sensor that windows are held against, at their most: of single metrics."""
+    if load.features > 1:
+        return 0
+    return max(KEPT_EVENTS, KEPT_LENGTHS * load.window) + load.window + KEPT_CHUNK
 
 
 def device_bytes(load: Load) -> int:

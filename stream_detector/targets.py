@@ -219,7 +219,7 @@ class Webhooks(Section):
         return self
 
     def _check_address(self, target: Target) -> None:
-        """What can be said without a look-up; `adapters.guard` looks at every address that is connected to."""
+        """What can be said without a look-up; `adapters.webhook.guard` looks at every address that is connected to."""
         parts = urlsplit(target.address)
         host = (parts.hostname or "").lower()
         if parts.scheme == "http" and not self.allow_internal:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.alerts import NONE, Incident, Place, Shown, Told, follow
+from stream_detector.alerts import NONE, Change, Incident, Place, Shown, Told, follow
 from stream_detector.codec import identify, rfc3339, rfc3339_all
 from stream_detector.criteria import Criteria
 from stream_detector.deviations import Expect
 from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Reject, Score, State, Windows
 from stream_detector.faults import Limits, Signs
 from stream_detector.groups import Grouped
+from stream_detector.ports import Kind
 
 DIGITS = (6, 7, 8, 9)  # six are always held by a float32, nine always tell it from its neighbours
 
@@ -186,57 +187,68 @@ def alert_records(
     if not changes:
         return []
     told = np.array([at for at, _, _ in changes], np.intp)
-    expected = expect(windows.take(told), errors.take(told))
+    mine, of = windows.take(told), errors.take(told)
+    every, steps = np.arange(len(told)), of.worst_step
+    expected = expect(mine, of)[every, steps]  # (m, F)
+    columns = zip(
+        changes,
+        mine.sensors,
+        rfc3339_all(mine.timestamps[:, 1]),
+        mine.offsets.tolist(),
+        short(of.score),
+        short(np.array([one.incident.peak for _, one, _ in changes], np.float32)),
+        short(of.threshold),
+        short(of.contributions),
+        short(mine.values[every, steps]),
+        short(expected),
+        # Not every model expects values: those of a context or a probability have none to compare with.
+        np.asarray(np.isnan(expected).any(axis=1)).tolist(),
+        of.names,
+        strict=True,
+    )
     return [
-        _alert(partition, windows, errors, change, view, features, models.of(windows.sensors[change[0]]))
-        for change, view in zip(changes, expected, strict=True)
+        Alert(
+            id=incident.id,
+            revision=incident.revision,
+            status="resolved" if what == "resolved" else "firing",
+            kind=kind,
+            sensor_id=sensor,
+            severity=incident.severity,
+            started_at=rfc3339(incident.started_at),
+            ended_at=ended if what == "resolved" else None,
+            score=score,
+            peak_score=peak,
+            threshold=threshold,
+            contributions=dict(zip(features, shares, strict=True)),
+            observed=dict(zip(features, values, strict=True)),
+            expected={} if unknown else dict(zip(features, usual, strict=True)),
+            summary=f"{sensor}: {_summary(what, kind, cause, features, shares, values, () if unknown else usual)}",
+            model=models.of(sensor),
+            source=Origin(*partition, *span),
+            part=part,
+        )
+        for change, sensor, ended, span, score, peak, threshold, shares, values, usual, unknown, part in columns
+        for _, (incident, what, kind), cause in (change,)
     ]
 
 
-def _alert(
-    partition: Partition,
-    windows: Windows,
-    errors: Errors,
-    change: tuple[int, Told, str],
-    expected: Float32,
+def _summary(
+    what: Change,
+    kind: Kind,
+    cause: str,
     features: Sequence[str],
-    model: Model,
-) -> Alert:
-    at, (incident, what, kind), cause = change
-    step = int(errors.worst_step[at])
-    observed = dict(zip(features, short(windows.values[at, step]), strict=True))
-    # Not every model expects values: those of a context or a probability have none to compare with.
-    wanted = {} if np.isnan(expected[step]).any() else dict(zip(features, short(expected[step]), strict=True))
-    sensor, ended = windows.sensors[at], rfc3339(int(windows.timestamps[at, 1]))
-    contributions: Mapping[str, float] = dict(zip(features, short(errors.contributions[at]), strict=True))
-    top = max(contributions, key=lambda name: contributions[name])
-    resolved = what == "resolved"
-    where = f" where {wanted[top]:.4g} was expected" if wanted else " stands out most"
+    shares: Sequence[float],
+    values: Sequence[float],
+    expected: Sequence[float],
+) -> str:
+    """What happened to a sensor; by feature its share of the error, what was measured and what was expected."""
     if kind == "fault":
-        wrong, well = cause or "the sensor was faulty", "the sensor is well again"
-    else:
-        wrong, well = f"{top} {observed[top]:.4g}{where}", "back to normal"
-    first, last = windows.offsets[at].tolist()
-    return Alert(
-        id=incident.id,
-        revision=incident.revision,
-        status="resolved" if resolved else "firing",
-        kind=kind,
-        sensor_id=sensor,
-        severity=incident.severity,
-        started_at=rfc3339(incident.started_at),
-        ended_at=ended if resolved else None,
-        score=short(errors.score[at]),
-        peak_score=short(np.float32(incident.peak)),
-        threshold=short(errors.threshold[at]),
-        contributions=dict(contributions),
-        observed=observed,
-        expected=wanted,
-        summary=f"{sensor}: {well if resolved else wrong}",
-        model=model,
-        source=Origin(*partition, first, last),
-        part=errors.take(slice(at, at + 1)).names[0],
-    )
+        return "the sensor is well again" if what == "resolved" else cause or "the sensor was faulty"
+    if what == "resolved":
+        return "back to normal"
+    top = max(range(len(features)), key=lambda at: shares[at])
+    where = f"where {expected[top]:.4g} was expected" if expected else "stands out most"
+    return f"{features[top]} {values[top]:.4g} {where}"
 
 
 def short(values: Float32 | np.float32) -> Any:

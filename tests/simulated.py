@@ -13,8 +13,9 @@ from stream_detector.adapters.memory import Silent
 from stream_detector.alerts import standing
 from stream_detector.errors import Fenced
 from stream_detector.events import Alert, Errors, Events, Float32, Model, Partition, Reject, Slice
+from stream_detector.novelty import Learner
 from stream_detector.pipeline import Pipeline
-from stream_detector.ports import Delivery, Lookback, Ownership, Stored, Update, WindowStore
+from stream_detector.ports import NOTHING, Delivery, Lookback, Ownership, Stored, Update, WindowStore
 from stream_detector.sensors import Rules
 from stream_detector.settings import Alerts, Settings
 from stream_detector.settings import Delivery as DeliverySettings
@@ -159,10 +160,16 @@ class StoppableStore:
         return tails
 
     def settle(
-        self, partition: Partition, life: str, since: int, upto: int, alerts: Mapping[str, bytes | None]
+        self,
+        partition: Partition,
+        life: str,
+        since: int,
+        upto: int,
+        alerts: Mapping[str, bytes | None],
+        memories: Mapping[str, bytes | None] = NOTHING,
     ) -> None:
         self.checkpoint()
-        self.store.settle(partition, life, since, upto, alerts)
+        self.store.settle(partition, life, since, upto, alerts, memories)
         self.checkpoint()
 
     def discard(self, partition: Partition, life: str) -> None:
@@ -207,6 +214,7 @@ RULES = Rules(("x",), length=3, stride=2, means=(0.0,), ttl=1_000, max_gap=200)
 SETTINGS = Settings(
     alerts=Alerts(min_windows=2, resolve_windows=2), delivery=DeliverySettings(lookback_limit=1_000_000)
 )
+LEARNER: Learner | None = None
 
 
 class Worker:
@@ -222,7 +230,16 @@ class Worker:
         outlet = SimulatedOutlet(broker, source, self.checkpoint)
         stoppable = StoppableStore(store, self.checkpoint)
         self.pipeline = Pipeline(
-            source, stoppable, SumScorer(), outlet, Silent(), rules, Model("m", "1"), SETTINGS, now_ms=lambda: 0.0
+            source,
+            stoppable,
+            SumScorer(),
+            outlet,
+            Silent(),
+            rules,
+            Model("m", "1"),
+            SETTINGS,
+            now_ms=lambda: 0.0,
+            learner=LEARNER,
         )
         self.source = source
         threading.Thread(target=self._run, daemon=True).start()

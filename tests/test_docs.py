@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from stream_detector import cli
-from stream_detector.adapters.webhook import HttpPost
+from stream_detector.adapters.webhook.request import HttpPost
 from stream_detector.events import Partition
 from stream_detector.pipeline import Pipeline
 from stream_detector.settings import load_settings

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.adapters.registry import Registry, open_bundles
 from stream_detector.bundle import Manifest, load_bundle, write_bundle
 from stream_detector.checks import findings

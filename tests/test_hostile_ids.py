@@ -14,9 +14,9 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from stream_detector.adapters.prometheus import PrometheusObserver
-from stream_detector.adapters.redis import RedisStore
-from stream_detector.adapters.spotlight import LONGEST
+from stream_detector.adapters.prometheus.observer import PrometheusObserver
+from stream_detector.adapters.prometheus.spotlight import LONGEST
+from stream_detector.adapters.redis.store import RedisStore
 from stream_detector.errors import Damaged
 from stream_detector.events import Errors, Model, Partition, Reject, Windows
 from stream_detector.ports import Delivery, Firing, Update

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from stream_detector.adapters.kafka import probe_kafka
-from stream_detector.adapters.prometheus import PrometheusObserver
+from stream_detector.adapters.prometheus.observer import PrometheusObserver
 from stream_detector.checks import findings
 from stream_detector.events import Model
 from stream_detector.settings import Settings, load_settings
@@ -171,7 +171,7 @@ def test_a_whole_run_over_tls_with_the_least_permissions(place: Place, bundle: P
 
 def test_every_permission_of_the_document_is_needed(place: Place) -> None:
     """The list for Redis names the commands of the scripts and a few beside them, and no other."""
-    source = (Path(__file__).parent.parent / "stream_detector" / "adapters" / "redis.py").read_text("utf-8")
+    source = (Path(__file__).parent.parent / "stream_detector" / "adapters" / "redis" / "store.py").read_text("utf-8")
     in_scripts = {name.lower() for name in re.findall(r"redis\.call\('(\w+)'", source)}
     listed = set(re.findall(r"\+(\S+)", BLOCKS["redis-acl"]))
     assert listed == in_scripts | {"ping", "info", "time", "evalsha", "script|load"}

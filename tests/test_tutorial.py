@@ -15,10 +15,8 @@ TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 
 @pytest.mark.timeout(600)  # a training, a replay and a service, on whatever the machine has left
 def test_the_tutorial_leads_to_the_alert(redis_url: str, tmp_path: Path) -> None:
-    with (
-        KafkaBroker() as broker,
-        walk(tmp_path, broker, redis_url, fresh=False) as reader,
-    ):  # a broker without the README's topics
+    # A broker of its own: the other one may have the README's topics.
+    with KafkaBroker() as broker, walk(tmp_path, broker, redis_url, fresh=False) as reader:
         seen = reader.follow(TUTORIAL)
         reader.stop()
     live = ["file: detector.toml", "runs", "starts", "python", "python", "runs"]

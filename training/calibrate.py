@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 from keras import ops
 
-from stream_detector.adapters.keras import CompiledModel, buckets_up_to
-from stream_detector.adapters.partners import jumps
+from stream_detector.adapters.keras.partners import jumps
+from stream_detector.adapters.keras.scorer import CompiledModel, buckets_up_to
 from stream_detector.bundle import ErrorKind, ErrorStatistics, Output, Partner, Scaler
 from stream_detector.events import Float64
 from stream_detector.thresholds import Series, Thresholds, expected_alerts_per_day, fit_thresholds
 from training.data import Data
 from training.normal import days_of, error_statistics, errors_of, series_of
+from training.novelty import alerts_per_day, novelty
 from training.options import TrainOptions
 from training.partners import SHORTEST, bias, change, contrasts, level, own_deviations, partner_errors
 from training.progress import Progress, silent
@@ -24,6 +25,7 @@ from training.split import Part, overlap
 BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
 # Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
 SHARES = {"model": 0.1, "change": 0.78, "level": 0.1, "bias": 0.02}
+ALONE = {"model": 0.1, "novelty": 0.9}  # of single metrics
 BATCH = 1_024  # windows judged at a time
 
 
@@ -72,9 +74,11 @@ def calibrate(
     series = series_of(errors, data)
     partners, beside = _partners(data, scaler, options, bare)
     parts = {"model": series} | {name: series_of(one, data) for name, one in beside.items()}
-    whole, days = sum(SHARES[name] for name in parts), days_of(data)
+    learns_on = _learns_on(data, options, output)
+    shares = ALONE if learns_on else {name: SHARES[name] for name in parts}
+    whole, days = sum(shares.values()), days_of(data)
     found = {
-        name: fit_thresholds(one, options.threshold, _parameter(options, SHARES[name] / whole, days))
+        name: fit_thresholds(one, options.threshold, _parameter(options, shares[name] / whole, days))
         for name, one in parts.items()
     }
     expected = sum(expected_alerts_per_day(found[name], one) for name, one in parts.items())
@@ -84,6 +88,12 @@ def calibrate(
     statistics = msgspec.structs.replace(statistics, partners=partners)
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
     judge = CompiledModel(*size, statistics, thresholds, **batches)
+    if learns_on:
+        asked = options.budget if options.threshold == "evt" else None
+        budget = shares["novelty"] * (BUDGET if asked is None else asked)
+        made = novelty(data, scaler, judge, budget, asked=asked is not None)
+        statistics = msgspec.structs.replace(statistics, novelty=made)
+        expected += alerts_per_day(made, data)
     return Calibration(judge, statistics, errors, scores, series, thresholds, expected)
 
 
@@ -99,18 +109,26 @@ def _partners(
 ) -> tuple[tuple[Partner, ...], dict[str, Float64]]:
     """The score's other parts, and the errors (n) of each.
 
-    None beside a probability, which was taught what counts, nor beside a threshold that was given for the model.
+    A single metric has another: see `novelty`.
     """
-    if (
-        not options.partners
-        or judge.output == "probability"
-        or options.threshold == "fixed"
-        or options.length < SHORTEST
-    ):
+    if not _has_others(options, judge.output) or len(data.rules.features) == 1:
         return (), {}
     found = contrasts(data, scaler, judge)
     made = [one for one in (change(data, found), level(data, found), bias(data, found)) if one is not None]
     return tuple(made), {one.name: partner_errors(data, one, found) for one in made}
+
+
+def _has_others(options: TrainOptions, output: Output) -> bool:
+    """Whether the score has other parts than the model.
+
+    None beside a probability, which was taught what counts, nor beside a threshold that was given for the model.
+    """
+    return options.partners and output != "probability" and options.threshold != "fixed" and options.length >= SHORTEST
+
+
+def _learns_on(data: Data, options: TrainOptions, output: Output) -> bool:
+    """Whether the score has a part that learns on: of single metrics, for which there is evidence (docs/quality.md)."""
+    return _has_others(options, output) and len(data.rules.features) == 1
 
 
 def _parameter(options: TrainOptions, share: float, days: float) -> float:

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stream_detector.adapters.file import FileSource
-from stream_detector.adapters.recorder import Recorder
+from stream_detector.adapters.files.source import FileSource
+from stream_detector.adapters.pictures.recorder import Recorder
 from stream_detector.app import replay
 from stream_detector.bundle import load_bundle
 from stream_detector.codec import Decoder

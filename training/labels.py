@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from stream_detector.adapters.file import FileSource, discover_features
-from stream_detector.adapters.formats import name_sensors, sample
+from stream_detector.adapters.files.formats import discover_features, name_sensors, sample
+from stream_detector.adapters.files.source import FileSource
 from stream_detector.codec import Decoder
 from stream_detector.errors import DataError
 from stream_detector.events import Bool, Events, Float64, Int64, Reject

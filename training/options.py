@@ -30,7 +30,7 @@ class TrainOptions:
     batch: int = 128
     learning_rate: float | None = None  # None: what suits the kind
     error: ErrorKind | None = None  # None: what suits the model; of a fine-tuned model always "probability"
-    partners: bool = True  # whether the score has parts beside the model's: see `adapters.partners`
+    partners: bool = True  # whether the score has parts beside the model's: see `adapters.keras.partners`
     threshold: Method = "evt"
     # Alerts per sensor and day; of the other methods: the quantile, the threshold. None: `BUDGET`, or as few as the
     # data can tell of (`training.calibrate`).

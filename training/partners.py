@@ -1,4 +1,4 @@
-"""What is normal of the windows' contrasts: see `adapters.partners` for what they are."""
+"""What is normal of the windows' contrasts: see `adapters.keras.partners` for what they are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from stream_detector.adapters.keras import CompiledModel
-from stream_detector.adapters.partners import deviations, jumps, largest, mean_size, root_mean_square, within
+from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, root_mean_square, within
+from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.bundle import Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
 from training.data import Data

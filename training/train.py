@@ -15,7 +15,7 @@ import keras
 import msgspec
 import numpy as np
 
-from stream_detector.adapters.keras import prepare_backend
+from stream_detector.adapters.keras.scorer import prepare_backend
 from stream_detector.bundle import (
     Manifest,
     Output,

@@ -10,8 +10,8 @@ from prometheus_client.metrics_core import Metric
 
 from docs.reference import markdown
 from docs.reference.markdown import code
-from stream_detector.adapters.prometheus import PrometheusObserver
-from stream_detector.adapters.prometheus_webhooks import WebhookMetrics
+from stream_detector.adapters.prometheus.observer import PrometheusObserver
+from stream_detector.adapters.prometheus.webhooks import WebhookMetrics
 from stream_detector.events import Errors, Model, Partition, Windows
 from stream_detector.ports import Firing
 from stream_detector.webhooks.ports import Outcome

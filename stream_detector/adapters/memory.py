@@ -8,7 +8,7 @@ from typing import Literal
 
 from stream_detector.errors import Moved
 from stream_detector.events import Errors, Float32, Partition, Slice, Windows
-from stream_detector.ports import Delivery, Firing, Stored, Update
+from stream_detector.ports import NOTHING, Delivery, Firing, Stored, Update
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class _State:
     rows: dict[str, bytes] = field(default_factory=dict)
     pending: list[tuple[int, bytes, list[str], list[str]]] = field(default_factory=list)
     alerts: dict[str, bytes] = field(default_factory=dict)
+    memories: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -46,6 +47,7 @@ class MemoryStore:
             state.floor,
             {sensor: state.rows[sensor] for sensor in waiting},
             dict(state.alerts),
+            dict(state.memories),
         )
 
     def append(self, partition: Partition, update: Update) -> list[bytes]:
@@ -75,7 +77,13 @@ class MemoryStore:
         return tails
 
     def settle(
-        self, partition: Partition, life: str, since: int, upto: int, alerts: Mapping[str, bytes | None]
+        self,
+        partition: Partition,
+        life: str,
+        since: int,
+        upto: int,
+        alerts: Mapping[str, bytes | None],
+        memories: Mapping[str, bytes | None] = NOTHING,
     ) -> None:
         """See `ports.WindowStore.settle`."""
         state = self.states.get(partition)
@@ -85,11 +93,12 @@ class MemoryStore:
             for sensor in state.pending.pop(0)[3]:
                 if sensor not in state.headers:
                     state.rows.pop(sensor, None)
-        for sensor, packed in alerts.items():
-            if packed:
-                state.alerts[sensor] = packed
-            else:
-                state.alerts.pop(sensor, None)
+        for kept, given in ((state.alerts, alerts), (state.memories, memories)):
+            for name, packed in given.items():
+                if packed:
+                    kept[name] = packed
+                else:
+                    kept.pop(name, None)
         state.settled = upto
 
     def discard(self, partition: Partition, life: str) -> None:

@@ -49,7 +49,7 @@ def replay(
     if speed is not None and not 0 < speed < float("inf"):
         raise SettingsError(f"--speed {speed}: give a number above 0, or leave it out for as fast as can be")
     import_keras()
-    from stream_detector.adapters.recorder import Recorder
+    from stream_detector.adapters.pictures.recorder import Recorder
     from stream_detector.adapters.registry import open_bundles
     from stream_detector.app import replay
     from stream_detector.pages import Showing
@@ -111,7 +111,7 @@ def explain(
     if data and alerts is None:
         raise SettingsError("--data needs --alerts FILE, the alerts.jsonl of that replay")
     import_keras()
-    from stream_detector.adapters.drawing import draw_explanation
+    from stream_detector.adapters.pictures.explanation import draw_explanation
     from stream_detector.codec import Decoder
     from stream_detector.explain import (
         alerts_of_file,

@@ -42,7 +42,7 @@ def import_keras() -> None:
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
-            importlib.import_module("stream_detector.adapters.keras")
+            importlib.import_module("stream_detector.adapters.keras.scorer")
         finally:
             os.dup2(kept, 2)
             os.close(kept)

@@ -190,7 +190,8 @@ def _events(
         span = parse_topic_url(data[0])
         features = tuple(discover_topic_features(settings, span, settings.columns))
         return features, read_span(settings, span, decoder(features))
-    from stream_detector.adapters.file import FileSource, discover_features
+    from stream_detector.adapters.files.formats import discover_features
+    from stream_detector.adapters.files.source import FileSource
     from training.data import read_to_end
 
     names = columns.split(",") if columns else None

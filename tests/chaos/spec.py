@@ -38,6 +38,7 @@ class Spec:
     lethal: str  # where it notes that it dies, appended to
     failpoint: Failpoint | None = None
     broken: Break | None = None  # negative control: which protection is off
+    learns: bool = True  # whether the bundle learns on, so that more than its scores decides
 
     def write(self, path: Path) -> None:
         """For ``python -m tests.chaos.worker PATH``."""

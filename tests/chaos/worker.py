@@ -22,11 +22,11 @@ from unittest import mock
 import numpy as np
 
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
-from stream_detector.adapters.redis import RedisStore
-from stream_detector.bundle import Bundle, Manifest
+from stream_detector.adapters.redis.store import RedisStore
+from stream_detector.bundle import Bundle, ErrorStatistics, Manifest, Novelty, Scaler
 from stream_detector.errors import Fenced, Refused, Unavailable
 from stream_detector.events import Errors, Float32, Partition, Slice
-from stream_detector.ports import Delivery, Ownership, Stored, Update
+from stream_detector.ports import NOTHING, Delivery, Ownership, Stored, Update
 from stream_detector.settings import Settings
 from tests.chaos.events import FEATURES
 from tests.chaos.spec import REVOKED, Failpoint, Spec
@@ -94,9 +94,15 @@ class Store(RedisStore):
         return tails
 
     def settle(
-        self, partition: Partition, life: str, since: int, upto: int, alerts: Mapping[str, bytes | None]
+        self,
+        partition: Partition,
+        life: str,
+        since: int,
+        upto: int,
+        alerts: Mapping[str, bytes | None],
+        memories: Mapping[str, bytes | None] = NOTHING,
     ) -> None:
-        super().settle(partition, life, since, upto, alerts)
+        super().settle(partition, life, since, upto, alerts, memories)
         self.points.hit("after-settle")
 
 
@@ -115,12 +121,18 @@ class Unfenced(Store):
         return tails
 
     def settle(
-        self, partition: Partition, life: str, since: int, upto: int, alerts: Mapping[str, bytes | None]
+        self,
+        partition: Partition,
+        life: str,
+        since: int,
+        upto: int,
+        alerts: Mapping[str, bytes | None],
+        memories: Mapping[str, bytes | None] = NOTHING,
     ) -> None:
         stored = super().load(partition)
         if stored is not None:
             life, since, upto = stored.life, stored.settled, min(upto, stored.position)
-        super().settle(partition, life, since, upto, alerts)
+        super().settle(partition, life, since, upto, alerts, memories)
 
 
 class Outlet(KafkaOutlet):
@@ -174,8 +186,11 @@ class RmsScorer:
         return values * 0
 
 
-def stand_in(stride: int) -> Bundle:
-    """A bundle with a manifest and nothing else, for `RmsScorer`."""
+def stand_in(stride: int, learns: bool) -> Bundle:
+    """A bundle with a manifest and next to nothing else, for `RmsScorer`.
+
+    If it ``learns`` on, as those of single metrics do, then by its first feature: what is stored of that must survive.
+    """
     manifest = Manifest(
         name="rms",
         kind="rms",
@@ -188,12 +203,15 @@ def stand_in(stride: int) -> Bundle:
         backend="numpy",
         version="1",
     )
-    return cast(Bundle, types.SimpleNamespace(manifest=manifest))
+    novelty = Novelty(events=40, neighbours=2, windows={"": 20}) if learns else None
+    errors = ErrorStatistics("mse", novelty=novelty)
+    scaler = Scaler((0.0,) * len(FEATURES), (1.0,) * len(FEATURES))
+    return cast(Bundle, types.SimpleNamespace(manifest=manifest, errors=errors, scaler=scaler))
 
 
 def without_keras() -> None:
     """Let `stream_detector.app` be imported without TensorFlow. Only in a process that is a worker."""
-    name = "stream_detector.adapters.keras"
+    name = "stream_detector.adapters.keras.scorer"
     sys.modules.setdefault(name, cast(Any, types.SimpleNamespace(KerasScorer=RmsScorer)))
 
 
@@ -214,7 +232,7 @@ def run(spec: Spec) -> int:
     Source.unstable = spec.broken == "stable"
     try:
         with mock.patch.multiple(app, KafkaSource=Source, RedisStore=store, KafkaOutlet=Outlet):
-            return app.run_service(Settings.model_validate(spec.settings), stand_in(spec.stride))
+            return app.run_service(Settings.model_validate(spec.settings), stand_in(spec.stride, spec.learns))
     except (Unavailable, Refused, Fenced) as error:
         logging.warning("ended: %s", error)
         return {Unavailable: UNAVAILABLE, Refused: REFUSED}.get(type(error), FENCED)

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
@@ -27,6 +26,7 @@ from tests.chaos.events import MAX_GAP, PARTITIONS, generate
 from tests.chaos.spec import Break, Failpoint, Spec, work
 from tests.chaos.worker import REFUSED, UNAVAILABLE, note
 from tests.servers import RedisServer
+from tests.servers.process import Running
 
 KINDS = ("events", "scores", "alerts", "dead_letters")
 SESSION = 1.5  # seconds after which the group does without a silent member
@@ -77,7 +77,7 @@ class Worker:
             return "X"
 
 
-class World:
+class World(Running):
     """`close` ends everything that was started here."""
 
     def __init__(
@@ -104,31 +104,21 @@ class World:
         self._producer: Any = None
         self._admin: Any = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.redis.start()
-            self._admin = KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
-            for run in ("wild", "calm"):
-                topics = {name for kind, name in self.topics(run).items() if run == "wild" or kind != "events"}
-                self._admin.create_topics(
-                    {name: {"num_partitions": PARTITIONS, "replication_factor": self.replicas} for name in topics},
-                    wait_for_metadata=True,
-                )
-            self._producer = KafkaProducer(
-                bootstrap_servers=self.bootstrap.split(","),
-                linger_ms=5,
-                delivery_timeout_ms=60_000,
-                reconnect_backoff_max_ms=500,
+    def start(self) -> None:
+        self.redis.start()
+        self._admin = KafkaAdminClient(bootstrap_servers=self.bootstrap.split(","))
+        for run in ("wild", "calm"):
+            topics = {name for kind, name in self.topics(run).items() if run == "wild" or kind != "events"}
+            self._admin.create_topics(
+                {name: {"num_partitions": PARTITIONS, "replication_factor": self.replicas} for name in topics},
+                wait_for_metadata=True,
             )
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._producer = KafkaProducer(
+            bootstrap_servers=self.bootstrap.split(","),
+            linger_ms=5,
+            delivery_timeout_ms=60_000,
+            reconnect_backoff_max_ms=500,
+        )
 
     def close(self) -> None:
         for worker in self.workers:

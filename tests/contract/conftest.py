@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from stream_detector.adapters.file import FILES, FileOutlet, FileSource
+from stream_detector.adapters.files.outlet import FileOutlet
+from stream_detector.adapters.files.source import FILES, FileSource
 from stream_detector.codec import Decoder
 from stream_detector.events import Partition
 from stream_detector.ports import Delivery, Outlet, Source

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from stream_detector.adapters.memory import MemoryStore
-from stream_detector.adapters.redis import RedisStore
+from stream_detector.adapters.redis.store import RedisStore
 from stream_detector.errors import Moved
 from stream_detector.events import Partition
 from stream_detector.ports import Update, WindowStore
@@ -99,6 +99,29 @@ def test_what_waits_is_kept_until_it_is_settled(store: WindowStore) -> None:
     stored = store.load(P)
     assert stored is not None
     assert (stored.settled, stored.pending, stored.alerts) == (5, [(9, b"\x00second\xff")], {"a": b"firing"})
+
+
+def test_memories_are_settled_beside_alerts_and_go_with_the_state(store: WindowStore) -> None:
+    store.append(P, one(0, 5, b"abc", first=True))
+    store.settle(P, "L1", 0, 3, {"a": b"firing"}, {"head:a": b"\x00\xff", "0:a": b"values", "head:b": b"b"})
+    store.settle(P, "L1", 3, 4, {"a": None}, {"0:a": b"others", "head:b": None, "1:c": None})
+    stored = store.load(P)
+    assert stored is not None
+    assert stored.whole
+    assert (stored.alerts, stored.memories) == ({}, {"head:a": b"\x00\xff", "0:a": b"others"})
+    with pytest.raises(Moved):
+        store.settle(P, "L1", 3, 5, {}, {"0:a": b"stale"})
+    assert store.load(P) == stored
+    store.append(P, one(5, 9, b"de"))
+    store.settle(P, "L1", 4, 9, {})
+    again = store.load(P)
+    assert again is not None
+    assert (again.memories, again.whole) == (stored.memories, True)
+    store.discard(P, "L1")
+    store.append(P, one(0, 5, b"abc", first=True))
+    anew = store.load(P)
+    assert anew is not None
+    assert anew.memories == {}
 
 
 def test_rows_are_trimmed_but_never_below_what_is_kept(store: WindowStore) -> None:

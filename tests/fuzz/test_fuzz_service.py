@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
 from stream_detector.adapters.memory import Silent
-from stream_detector.adapters.redis import RedisStore
+from stream_detector.adapters.redis.store import RedisStore
 from stream_detector.codec import Decoder, Raw, rfc3339
 from stream_detector.events import Model, Partition
 from stream_detector.pipeline import Pipeline

@@ -164,7 +164,7 @@ def test_clocks_that_differ_are_told(
 ) -> None:
     corner.allow(COMMANDS)
     real = time.time
-    monkeypatch.setattr("stream_detector.adapters.redis_client.time.time", lambda: real() + seconds)
+    monkeypatch.setattr("stream_detector.adapters.redis.client.time.time", lambda: real() + seconds)
     bad = only_failure(corner.findings())
     assert bad.what == "clock"
     assert told in bad.message

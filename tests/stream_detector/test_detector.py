@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from stream_detector import Detector, load_bundle
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.codec import encode_score
 from stream_detector.errors import SettingsError
 from stream_detector.settings import Settings, Window, load_settings

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from stream_detector import dispatch as module
-from stream_detector.adapters.prometheus_webhooks import WebhookMetrics
+from stream_detector.adapters.prometheus.webhooks import WebhookMetrics
 from stream_detector.dispatch import Dispatch
 from stream_detector.errors import Refused, Unavailable
 from stream_detector.settings import Metrics

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_detector.adapters.file import FileOutlet
+from stream_detector.adapters.files.outlet import FileOutlet
 from stream_detector.adapters.kafka.probe import _needs
-from stream_detector.adapters.keras import KerasScorer, load_model
+from stream_detector.adapters.keras.scorer import KerasScorer, load_model
 from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.bundle import load_bundle
 from stream_detector.configured import fitted

@@ -10,7 +10,7 @@ import copy
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,11 +20,13 @@ import redis
 from pydantic import SecretStr
 
 from stream_detector.adapters.memory import MemoryStore
-from stream_detector.adapters.redis import RedisStore
+from stream_detector.adapters.redis.store import RedisStore
+from stream_detector.bundle import Novelty, Scaler
 from stream_detector.criteria import Criteria
 from stream_detector.errors import Moved
 from stream_detector.events import Partition
-from stream_detector.ports import Update, WindowStore
+from stream_detector.novelty import Learner, Memories
+from stream_detector.ports import NOTHING, Update, WindowStore
 from stream_detector.recall import Recall
 from stream_detector.settings import Redis as RedisSettings
 from stream_detector.settings import Settings
@@ -134,6 +136,25 @@ def test_faults_and_groups_survive_any_history(asked: dict[str, Any], monkeypatc
     assert [seed for seed in range(100) if not in_memory(seed)] == []
 
 
+LEARNER = Learner(Novelty(8, 2, {"": 6}), Scaler((0.0,), (1.0,)), length=3, stride=2)
+REACHED = {"delivery": {"lookback_limit": 1_000_000}, "alerts": {"min_windows": 1, "resolve_windows": 1}}
+
+
+@pytest.mark.parametrize("asked", [REACHED, STUCK], ids=["plain", "stuck"])
+def test_what_learns_on_survives_any_history(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(asked))
+    monkeypatch.setattr("tests.simulated.LEARNER", LEARNER)
+    monkeypatch.setattr("stream_detector.novelty.CHUNK", 4)
+    assert [seed for seed in range(100) if not in_memory(seed)] == []
+
+
+def test_without_storing_what_was_learnt_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(REACHED))
+    monkeypatch.setattr("tests.simulated.LEARNER", LEARNER)
+    monkeypatch.setattr(Memories, "changed", lambda self, sensors: {})
+    assert any(not in_memory(seed) for seed in range(50))
+
+
 def test_without_recovering_faults_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(RANGE))
     monkeypatch.setattr(Recall, "restore", lambda self, incidents: None)
@@ -208,11 +229,19 @@ class Unfenced(Memory):
             state.life, state.position = update.life, update.start
         return super().append(partition, update)
 
-    def settle(self, partition: Partition, life: str, since: int, upto: int, alerts: object) -> None:
+    def settle(
+        self,
+        partition: Partition,
+        life: str,
+        since: int,
+        upto: int,
+        alerts: Mapping[str, bytes | None],
+        memories: Mapping[str, bytes | None] = NOTHING,
+    ) -> None:
         state = self.states.get(partition)
         if state is not None:
             state.life, state.settled, state.position = life, since, max(state.position, upto)
-        super().settle(partition, life, since, upto, alerts)  # type: ignore[arg-type] # passed through unread
+        super().settle(partition, life, since, upto, alerts, memories)
 
 
 def test_without_compare_and_set_the_histories_break() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from stream_detector.sensors import Rules
 from stream_detector.settings import Alerts, Publish, Settings
 from stream_detector.verdicts import alert_records, judge, score_records, short
 from tests.simulated import RULES, SETTINGS, Broker, Record, SimulatedOutlet, SimulatedSource, SumScorer
+from tests.stream_detector.test_silence import Hall
 
 # interface.md, "Output"
 SCORE = [
@@ -281,3 +284,30 @@ def test_scores_can_be_published_all_or_the_anomalous_or_none_and_alerts_always(
     assert scores["none"] == []
     assert [alert.status for alert in alerts["all"]] == ["firing", "resolved"]
     assert alerts["all"] == alerts["anomalous"] == alerts["none"]
+
+
+class Busy(SumScorer):
+    """A device that goes on with the third batch only when somebody was told what was expected of the second."""
+
+    def __init__(self) -> None:
+        self.batches, self.asked = 0, threading.Event()
+
+    def score(self, sensors: Sequence[str], values: Float32) -> Errors:
+        self.batches += 1
+        if self.batches == 3:
+            assert self.asked.wait(30), "what was expected waits for the next batch"
+        return super().score(sensors, values)
+
+    def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[str]) -> Float32:
+        self.asked.set()
+        return super().expect(sensors, values, parts)
+
+
+def test_what_an_alert_expected_does_not_wait_for_the_next_batch() -> None:
+    hall = Hall([("a", at, 9.0) for at in range(30)])  # the alert fires with the third window, of the second batch
+    hall.pipeline.scorer = busy = Busy()
+    for _ in range(20):
+        hall.pipeline.turn()
+    hall.pipeline.drain()
+    assert busy.batches > 2
+    assert [record.status for record in hall.broker.published if isinstance(record, Alert)] == ["firing"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras import load_model
+from stream_detector.adapters.keras.scorer import load_model
 from stream_detector.bundle import load_bundle
 from stream_detector.errors import DataError, SettingsError
 from tests import forked

@@ -40,7 +40,7 @@ SMALL = {  # units, so that a test takes seconds
 }
 SCORES = """
 import sys, numpy as np, keras
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.bundle import load_bundle
 assert keras.backend.backend() == sys.argv[1]
 for folder in sys.argv[2:]:

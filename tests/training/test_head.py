@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras import log_odds
+from stream_detector.adapters.keras.scorer import log_odds
 from stream_detector.errors import DataError
 from training.autoencoders import FAMILY, dense, lstm, lstm_context, rnn_classifier
 from training.autoencoders.head import Head, Top, class_weights, classifier, fine_tune

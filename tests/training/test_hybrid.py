@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras import CompiledModel
+from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.bundle import ErrorStatistics, Scaler
 from stream_detector.events import Float32
 from training.autoencoders.hybrid import UNITS, aer, aer_trainer, forecast

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.bundle import Bundle, load_bundle
 from stream_detector.events import Errors, Events, Float32
 from stream_detector.sensors import Rules

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras import CompiledModel
+from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.bundle import ErrorStatistics, Scaler
 from stream_detector.events import Float32
 from training.autoencoders.codes import encoder

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras import KerasScorer, load_model
+from stream_detector.adapters.keras.scorer import KerasScorer, load_model
 from stream_detector.bundle import Bundle, ErrorKind, load_bundle
 from stream_detector.errors import DataError, SettingsError
 from stream_detector.events import Events, Partition, Slice
@@ -121,7 +121,7 @@ def test_the_service_scores_as_training_did(trained: tuple[Bundle, Summary, str]
     code = """
 import sys, numpy as np, keras
 from pathlib import Path
-from stream_detector.adapters.keras import KerasScorer
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.bundle import load_bundle
 assert keras.backend.backend() == sys.argv[3]
 given = np.load(sys.argv[2])

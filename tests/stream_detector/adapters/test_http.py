@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from stream_detector.adapters.prometheus import PrometheusObserver, Server
+from stream_detector.adapters.prometheus.observer import PrometheusObserver, Server
 from stream_detector.errors import SettingsError
 from stream_detector.events import Model
 from stream_detector.settings import Metrics

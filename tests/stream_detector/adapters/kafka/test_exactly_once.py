@@ -228,6 +228,7 @@ def test_between_joining_again_and_being_told_what_is_ours_nothing_is(
     wide: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is a valid member then, whose offsets the broker takes, and holds what others may be given just now."""
+    patience = source_module.JOINING
     monkeypatch.setattr(source_module, "JOINING", 0.2)
     settings, owner, other = wide.settings(heartbeat_interval_ms=6_000, session_timeout_ms=20_000), Owner(), Owner()
     source = wide.joined(settings, owner)
@@ -264,6 +265,9 @@ def test_between_joining_again_and_being_told_what_is_ours_nothing_is(
         for partition in wide.partitions:
             with pytest.raises(Fenced, match="no longer assigned"):
                 outlet.deliver(delivery({partition: 1}, scores=[1]))
+        monkeypatch.setattr(
+            source_module, "JOINING", patience
+        )  # else, on a busy machine, joins are thrown away for ever
         held.set()
         until(lambda: source.poll(0.1) is not None and len(owner.owned) == 1 and len(other.owned) == 1)
     admin.close()

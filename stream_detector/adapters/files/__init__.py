@@ -1,0 +1,1 @@
+"""Files as source and as outlet: CSV, JSON Lines, Parquet. PyArrow's only home."""

@@ -1,0 +1,1 @@
+"""Redis or Valkey, alone or as a cluster. redis-py's only home."""
