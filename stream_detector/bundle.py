@@ -35,6 +35,7 @@ import msgspec
 import numpy as np
 
 from stream_detector.errors import BundleError
+from stream_detector.memories import Memory
 from stream_detector.thresholds import Thresholds
 
 FORMAT = 1
@@ -81,7 +82,7 @@ class Novelty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: int  # of a sensor before a window, among which windows like it are looked for
     neighbours: int  # windows that are nearest
     windows: dict[str, int]  # that a threshold is the highest of: of sensors, under "" of those that are not named
-    own: dict[str, bytes] = {}  # by sensor: what it showed at the end of training, a `novelty.Memory`
+    own: dict[str, Memory] = {}  # by sensor: what it showed at the end of training
 
 
 class ErrorStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -341,6 +342,7 @@ def _check(path: Path, bundle: Bundle) -> None:
             and min(errors.novelty.events - manifest.length, errors.novelty.neighbours) >= 1
             and min(errors.novelty.windows.values(), default=0) >= 1
             and "" in errors.novelty.windows
+            and all(memory.sound for memory in errors.novelty.own.values())
         ),
         "partners' thresholds": set(table.partners) == {one.name for one in errors.partners},
     }

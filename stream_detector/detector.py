@@ -15,7 +15,8 @@ from stream_detector.configured import fitted, learner_of, model_of, rules_of
 from stream_detector.criteria import criteria_of
 from stream_detector.events import Errors, Events, Float32, Partition, Score, Windows
 from stream_detector.groups import alike
-from stream_detector.novelty import Memories, expected_by
+from stream_detector.memories import Memories
+from stream_detector.novelty import expected_by
 from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
 from stream_detector.verdicts import forget, judge, score_records

@@ -36,7 +36,8 @@ from stream_detector.events import (
     gathered,
     joined,
 )
-from stream_detector.novelty import Learner, Memories, expected_by
+from stream_detector.memories import Memories
+from stream_detector.novelty import Learner, expected_by
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
 from stream_detector.verdicts import short

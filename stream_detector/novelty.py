@@ -15,120 +15,20 @@ alerts and moves with them. What was in the store and is lost comes back with th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
 from stream_detector.bundle import Novelty, Scaler
-from stream_detector.errors import Damaged
 from stream_detector.events import PARTS, Errors, Float32, Windows, gathered
 from stream_detector.groups import Grouped
+from stream_detector.memories import Head, Memories, Memory, Peak, from_chunk
 
-CHUNK = 128  # values that are stored together: only those that changed are written again
 READY = 0.25  # of the windows that a threshold is of: before so many are known, nothing is unlike them
 FLOOR = 1e-2  # smallest threshold, in scaled units: of a metric that never moves, rounding is no news
 LIMIT = 1e4  # scaled values are cut here, as those that the model sees
-NEVER = -(2**63)
 PLACE = PARTS.index("novelty")
-
-
-class Peak(msgspec.Struct, array_like=True, frozen=True):
-    """A number that is higher than all later ones."""
-
-    window: int  # which of the sensor's windows, from 0
-    value: float
-
-
-class Head(msgspec.Struct, array_like=True, frozen=True):
-    """What is known of a sensor beside its values."""
-
-    taken: int = 0  # values, ever
-    kept: int = 0  # of them, the last
-    ended: int = NEVER  # epoch ms, of the last window
-    windows: int = 0  # ever
-    compared: int = 0  # of them, those that there was enough to compare with
-    distances: tuple[Peak, ...] = ()  # in the order of their windows
-    scores: tuple[Peak, ...] = ()  # the same of the other parts
-
-
-class Memory(msgspec.Struct, array_like=True, frozen=True):
-    """What a sensor showed lately. Packed as it stands, it is in the bundle what training ended with."""
-
-    head: Head = Head()
-    packed: bytes = b""  # float32, raw units: the last values
-
-    @property
-    def values(self) -> Float32:
-        """The last values (m), oldest first."""
-        return np.frombuffer(self.packed, np.float32)
-
-
-@dataclass(slots=True)
-class Memories:
-    """Those of a partition's sensors, and what of them is stored: heads, and values in chunks of `CHUNK`."""
-
-    known: dict[str, Memory] = field(default_factory=dict)
-    stored: dict[str, dict[int, int]] = field(default_factory=dict)  # by sensor: values in each chunk; -1 others'
-
-    def forget(self, sensor: str) -> None:
-        """Of a sensor that is gone."""
-        self.known.pop(sensor, None)
-        if sensor in self.stored:
-            self.stored[sensor] = dict.fromkeys(self.stored[sensor], -1)
-
-    def changed(self, sensors: Iterable[str]) -> dict[str, bytes | None]:
-        """What is to be stored so that the store has what is known of these sensors; None for what is to go."""
-        found: dict[str, bytes | None] = {}
-        for sensor in sensors:
-            memory, before = self.known.get(sensor), self.stored.pop(sensor, None)
-            if memory is None and before is None:
-                continue
-            chunks = {} if memory is None else dict(_chunks(memory))
-            gone = (before or {}).keys() - chunks.keys()
-            found |= {f"{chunk}:{sensor}": None for chunk in gone}
-            found |= {
-                f"{chunk}:{sensor}": packed
-                for chunk, packed in chunks.items()
-                if (before or {}).get(chunk) != len(packed)
-            }
-            found[f"head:{sensor}"] = None if memory is None else msgspec.msgpack.encode(memory.head)
-            if memory is not None:
-                self.stored[sensor] = {chunk: len(packed) for chunk, packed in chunks.items()}
-        return found
-
-    @classmethod
-    def load(cls, stored: Mapping[str, bytes]) -> Memories:
-        """What was stored. Raises `Damaged` if values are missing."""
-        heads: dict[str, Head] = {}
-        chunks: dict[str, dict[int, bytes]] = {}
-        for name, packed in stored.items():
-            part, _, sensor = name.partition(":")
-            if part == "head":
-                heads[sensor] = msgspec.msgpack.decode(packed, type=Head)
-            else:
-                chunks.setdefault(sensor, {})[int(part)] = packed
-        memories = cls()
-        for sensor, head in heads.items():
-            parts = dict(sorted(chunks.get(sensor, {}).items()))
-            memory = Memory(head, b"".join(parts.values()))
-            if len(memory.values) != head.kept or dict(_chunks(memory)) != parts:
-                raise Damaged(f"{sensor}: values of what it showed are missing")
-            memories.known[sensor] = memory
-            memories.stored[sensor] = {chunk: len(packed) for chunk, packed in parts.items()}
-        return memories
-
-
-def _chunks(memory: Memory) -> Iterator[tuple[int, bytes]]:
-    """The values, cut where the number of values ever taken is a multiple of `CHUNK`."""
-    size = np.dtype(np.float32).itemsize
-    end = memory.head.taken
-    at = first = end - memory.head.kept  # the number of the first
-    while at < end:
-        to = min((at // CHUNK + 1) * CHUNK, end)
-        yield at // CHUNK, memory.packed[(at - first) * size : (to - first) * size]
-        at = to
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +85,7 @@ class Learner:
 
     def _begin(self, sensor: str) -> Memory:
         """What is known of a sensor that was not seen yet: what it showed in training."""
-        packed = self.novelty.own.get(sensor)
-        return Memory() if packed is None else msgspec.msgpack.decode(packed, type=Memory)
+        return self.novelty.own.get(sensor, Memory())
 
     def _judge_one(
         self, memory: Memory, sensor: str, windows: Windows, told: Errors, at: int
@@ -217,14 +116,10 @@ class Learner:
             distances, compared = _with(distances, Peak(head.windows, distance), count), compared + 1
         scores = _with(head.scores, Peak(head.windows, rest), count)
         taken = head.taken + fresh
-        values = self._kept(taken, np.concatenate([values, window[self.length - fresh :]]))
+        values = np.concatenate([values, window[self.length - fresh :]])
+        values = from_chunk(values, taken, taken - self.novelty.events - self.length)
         counts = taken, len(values), max(ended, head.ended), head.windows + 1, compared
         return Memory(Head(*counts, distances, scores), values.tobytes()), highest
-
-    def _kept(self, taken: int, values: Float32) -> Float32:
-        """What is still needed of the last values, from the beginning of a chunk: no other must be written again."""
-        needed = (taken - self.novelty.events - self.length) // CHUNK * CHUNK
-        return values[max(0, needed - (taken - len(values))) :]
 
     def _nearest(self, past: Float32, window: Float32, sensor: str) -> tuple[float, Float32] | None:
         """Mean distance (root mean square over the steps, scaled units) to the nearest of the past, and their mean.

@@ -160,7 +160,7 @@ class WindowStore(Protocol):
     ) -> None:
         """Drop pending batches that end at or before ``upto`` and store the alert states after them.
 
-        Beside them ``memories``, by names that only the caller understands (`novelty`). Only if ``since`` is what was
+        Beside them ``memories``, by names that only the caller understands (`memories`). Only if ``since`` is what was
         last settled and ``upto`` is not beyond the position. None forgets a state.
         """
 

@@ -35,7 +35,7 @@ import numpy as np
 from stream_detector.alerts import Incident, Past, Silence, Standing
 from stream_detector.errors import Damaged
 from stream_detector.events import Alert, Partition, Reject, Windows
-from stream_detector.novelty import Memories
+from stream_detector.memories import Memories
 from stream_detector.ports import Firing, Lookback, Outlet, Source, Stored, WindowStore
 from stream_detector.sensors import Rules, Table
 from stream_detector.settings import Settings

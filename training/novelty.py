@@ -11,7 +11,8 @@ import numpy as np
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.bundle import Novelty, Scaler
 from stream_detector.events import Float32, Int64, Windows
-from stream_detector.novelty import Learner, Memories
+from stream_detector.memories import Memories, Memory
+from stream_detector.novelty import Learner
 from training.data import Data, periods
 from training.normal import DAY
 from training.partners import histories
@@ -49,7 +50,7 @@ def alerts_per_day(found: Novelty, data: Data) -> float:
     return float(np.mean([DAY / (span * data.rules.stride) / found.windows[name] for name, span in usual.items()]))
 
 
-def _last(data: Data, learner: Learner, judge: CompiledModel) -> dict[str, bytes]:
+def _last(data: Data, learner: Learner, judge: CompiledModel) -> dict[str, Memory]:
     """What is known of each sensor after the last windows of training."""
     chosen = np.zeros(len(data.parts), bool)
     for sensor, places in histories(data):
@@ -59,7 +60,7 @@ def _last(data: Data, learner: Learner, judge: CompiledModel) -> dict[str, bytes
     for places, values in data.values(chosen):
         sensors = [data.sensors[at] for at in places]
         learner.judge(memories, _windows(sensors, values, data.timestamps[places]), judge.errors(sensors, values))
-    return {sensor: msgspec.msgpack.encode(memory) for sensor, memory in memories.known.items()}
+    return memories.known
 
 
 def _windows(sensors: list[str], values: Float32, timestamps: Int64) -> Windows:

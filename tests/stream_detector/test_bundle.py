@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from stream_detector import bundle as module
 from stream_detector.bundle import (
     ErrorStatistics,
     Manifest,
+    Novelty,
     Scaler,
     check_fits,
     load_bundle,
@@ -22,9 +25,12 @@ from stream_detector.bundle import (
     write_bundle,
 )
 from stream_detector.errors import BundleError
+from stream_detector.memories import Head, Memory, Peak
 from stream_detector.thresholds import Entry, Tail, Thresholds
 
 THIRD = 1 / 3
+SCALER = Scaler((2.1, 1e300), (THIRD, 1e-300))
+ERRORS = ErrorStatistics("mahalanobis", (0.1, 0.2), ((1.0, 0.0), (THIRD, 2.0)), 0.05)
 
 
 def manifest(**changes: object) -> Manifest:
@@ -42,7 +48,13 @@ def manifest(**changes: object) -> Manifest:
     return msgspec.structs.replace(plain, **changes)
 
 
-def write(target: Path, model: bytes = b"a model", **changes: object) -> Manifest:
+def write(
+    target: Path,
+    model: bytes = b"a model",
+    scaler: Scaler = SCALER,
+    errors: ErrorStatistics = ERRORS,
+    **changes: object,
+) -> Manifest:
     work = target.parent / "work"
     (work / "report").mkdir(parents=True, exist_ok=True)
     (work / "model.keras").write_bytes(model)
@@ -52,8 +64,8 @@ def write(target: Path, model: bytes = b"a model", **changes: object) -> Manifes
         target,
         manifest(**changes),
         model=work / "model.keras",
-        scaler=Scaler((2.1, 1e300), (THIRD, 1e-300)),
-        errors=ErrorStatistics("mahalanobis", (0.1, 0.2), ((1.0, 0.0), (THIRD, 2.0)), 0.05),
+        scaler=scaler,
+        errors=errors,
         thresholds=Thresholds("evt", 0.1, (entry,), {}),
         report=work / "report",
     )
@@ -78,7 +90,7 @@ def refused(path: Path, *words: str) -> None:
 def test_what_is_written_is_read(path: Path) -> None:
     bundle = load_bundle(path)
     assert bundle.model == b"a model"
-    assert bundle.scaler == Scaler((2.1, 1e300), (THIRD, 1e-300))  # floats are exact
+    assert bundle.scaler == SCALER  # floats are exact
     assert bundle.errors.whitening[1] == (THIRD, 2.0)
     assert bundle.manifest == read_manifest(path)
     assert bundle.manifest.version.startswith("20261120100000-")
@@ -102,6 +114,34 @@ def test_what_the_model_returns_and_its_errors_must_fit(tmp_path: Path) -> None:
         write(tmp_path / "pumps", output="probability", state="fine_tuned")
     write(tmp_path / "pumps", output="residual")  # of any width
     assert load_bundle(tmp_path / "pumps").manifest.output == "residual"
+
+
+SOUND = Memory(Head(2, 2, 0, 3, 1, (Peak(0, 2.0), Peak(2, 1.0)), ()), np.ones(2, np.float32).tobytes())
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        Memory(SOUND.head, b"\0" * 7),
+        Memory(SOUND.head, np.array([1, np.nan], np.float32).tobytes()),
+        Memory(replace(SOUND.head, taken=1), SOUND.packed),
+        Memory(replace(SOUND.head, compared=4), SOUND.packed),
+        Memory(replace(SOUND.head, windows=2), SOUND.packed),
+        Memory(replace(SOUND.head, scores=(Peak(0, 1.0), Peak(1, 2.0))), SOUND.packed),
+        Memory(replace(SOUND.head, scores=(Peak(0, -1.0),)), SOUND.packed),
+    ],
+)
+def test_what_it_remembers_of_training_must_be_what_windows_leave_behind(tmp_path: Path, memory: Memory) -> None:
+    def remembering(own: Memory) -> None:
+        errors = ErrorStatistics("mse", novelty=Novelty(9, 1, {"": 1}, {"a": own}))
+        write(tmp_path / "load", features=("load",), means=(0.0,), scaler=Scaler((0.0,), (1.0,)), errors=errors)
+
+    remembering(SOUND)
+    novelty = load_bundle(tmp_path / "load").errors.novelty
+    assert novelty is not None
+    assert novelty.own == {"a": SOUND}
+    with pytest.raises(BundleError, match="novelty make no sense"):
+        remembering(memory)
 
 
 @pytest.mark.parametrize("name", [*module.FILES, "manifest.json", "report/summary.txt"])

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector import novelty
+from stream_detector import memories as module
 from stream_detector.bundle import Novelty, Scaler
 from stream_detector.errors import Damaged
 from stream_detector.events import Errors, Float32, Windows
 from stream_detector.groups import Grouped, Grouping, alike
-from stream_detector.novelty import Learner, Memories, expected_by, learn
+from stream_detector.memories import Memories
+from stream_detector.novelty import Learner, expected_by, learn
 
 W = 8
 PERIOD = 12
@@ -156,8 +157,7 @@ def test_training_is_remembered() -> None:
     past, now = windows_of(values[:600]), windows_of(values[600:], start=600)
     by, memories = learner(events=500, windows=1_000), Memories()
     by.judge(memories, past, errors_of(past))
-    own = {"a": msgspec.msgpack.encode(memories.known["a"])}
-    with_own = replace(by, novelty=Novelty(500, 3, {"": 1_000}, own))
+    with_own = replace(by, novelty=Novelty(500, 3, {"": 1_000}, memories.known))
     seen, _ = with_own.judge(Memories(), now, errors_of(now))
     anew, _ = learner(events=500, windows=100).judge(Memories(), now, errors_of(now))
     whole = windows_of(values)
@@ -183,7 +183,7 @@ def test_batches_change_nothing_and_what_is_stored_is_what_is_known(given_: tupl
     at_once, known = by.judge(Memories(), windows, errors_of(windows))[0], Memories()
     by.judge(known, windows, errors_of(windows))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(novelty, "CHUNK", 16)
+        patch.setattr(module, "CHUNK", 16)
         memories, kept = Memories(), dict[str, bytes]()
         scores, expected = [], []
         for first, last in zip([0, *cuts], [*cuts, len(windows)], strict=True):
@@ -213,7 +213,7 @@ def test_only_what_changed_is_stored_again() -> None:
     assert len(first) > 2
     by.judge(memories, windows.take(np.array([len(windows) - 1])), errors_of(windows).take(slice(-1, None)))
     again = memories.changed(["a"])
-    assert set(again) == {"head:a", f"{(len(values) - 1) // novelty.CHUNK}:a"}
+    assert set(again) == {"head:a", f"{(len(values) - 1) // module.CHUNK}:a"}
     assert memories.changed(["b"]) == {}
 
 

@@ -25,7 +25,8 @@ from stream_detector.bundle import Novelty, Scaler
 from stream_detector.criteria import Criteria
 from stream_detector.errors import Moved
 from stream_detector.events import Partition
-from stream_detector.novelty import Learner, Memories
+from stream_detector.memories import Memories
+from stream_detector.novelty import Learner
 from stream_detector.ports import NOTHING, Update, WindowStore
 from stream_detector.recall import Recall
 from stream_detector.settings import Redis as RedisSettings
@@ -144,7 +145,7 @@ REACHED = {"delivery": {"lookback_limit": 1_000_000}, "alerts": {"min_windows": 
 def test_what_learns_on_survives_any_history(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(asked))
     monkeypatch.setattr("tests.simulated.LEARNER", LEARNER)
-    monkeypatch.setattr("stream_detector.novelty.CHUNK", 4)
+    monkeypatch.setattr("stream_detector.memories.CHUNK", 4)
     assert [seed for seed in range(100) if not in_memory(seed)] == []
 
 

@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from stream_detector import Detector, load_bundle
 from stream_detector.bundle import Bundle
 from stream_detector.events import Events, Float32
-from stream_detector.novelty import Memory
 from stream_detector.settings import Alerts, Settings
 from tests.commandline import invoke
 from training.calibrate import ALONE, BUDGET
@@ -59,8 +57,7 @@ def test_a_single_metric_is_held_against_what_it_showed(bundle: Bundle) -> None:
     known, day = 3_000 - LENGTH + 1, 24 * 60  # windows
     assert day / (BUDGET * ALONE["novelty"]) > known, "less was learnt from than the budget makes one alert of"
     assert found.windows == {"": known, "a": known}
-    memory = msgspec.msgpack.decode(found.own["a"], type=Memory)
-    np.testing.assert_array_equal(memory.values[-500:], rhythm(3_000)[-500:])
+    np.testing.assert_array_equal(found.own["a"].values[-500:], rhythm(3_000)[-500:])
     assert bundle.manifest.expected_alerts_per_day >= day / known
 
 

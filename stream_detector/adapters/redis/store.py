@@ -11,7 +11,7 @@ key                 type    holds
 ``P:rows:SENSOR``   string  packed rows; appended to, and trimmed to what is needed at four times that
 ``P:pending``       list    two entries a batch that is not settled: [end, waiting, expired] and what waits
 ``P:alerts``        hash    sensor → alert state after the settled windows
-``P:memories``      hash    head or number of a chunk, and sensor → what it showed lately (`novelty`)
+``P:memories``      hash    head or number of a chunk, and sensor → what it showed lately (`memories`)
 ==================  ======  =================================================================================
 """
 
