@@ -32,6 +32,8 @@ from stream_detector.app import replay
 from stream_detector.bundle import load_bundle
 from stream_detector.errors import StreamDetectorError
 from stream_detector.events import Bool, Events
+from stream_detector.levels import APART
+from stream_detector.policy import DAY
 from stream_detector.settings import Settings
 from stream_detector.timestamps import parse, rfc3339
 from training.baselines import History, Judged, available, judge
@@ -147,7 +149,7 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
             for budget in BUDGETS:
                 learn(streams, replace(options, budget=budget), work / "asked", learned)
                 said = stream_through(work / "asked", scored, plan, work)
-                found[f"… asked for {budget:g} a day"] = [figures(name, scored, said)]
+                found[f"… asked for {budget:g} a day{spendable(budget, scored, plan)}"] = [figures(name, scored, said)]
             if name == "skab":
                 found["… clean run, the last 30 %"] = [clean(streams, options, plan, work)]
     if not given.quick:
@@ -211,7 +213,7 @@ def figures(name: str, streams: Sequence[Stream], judged: Mapping[str, Judged]) 
     truth = [stream.anomalous for stream in streams]
     scores = [judged[stream.name].score for stream in streams]
     onsets = [np.diff(one.astype(np.int8), prepend=0) == 1 for one in firing]
-    days = sum(float(np.median(np.diff(one.test_times))) * int((~one.anomalous).sum()) for one in streams) / 86_400_000
+    days = sum(map(normal_days, streams))
     false = sum(int((onset & ~anomalous).sum()) for onset, anomalous in zip(onsets, truth, strict=True)) / days
     by_event, by_row = events(firing, truth), rows(firing, truth)
     standard = low_fp = math.nan
@@ -228,6 +230,18 @@ def figures(name: str, streams: Sequence[Stream], judged: Mapping[str, Judged]) 
                        area, by_row.mar, hits)  # fmt: skip
     return Figures(by_event.f1, by_event.precision, by_event.recall, by_event.far, false, by_event.delay, standard,
                    low_fp, area, hits=hits)  # fmt: skip
+
+
+def normal_days(stream: Stream) -> float:
+    """Of its normal rows, by their usual distance."""
+    return float(np.median(np.diff(stream.test_times))) * int((~stream.anomalous).sum()) / DAY
+
+
+def spendable(budget: float, streams: Sequence[Stream], plan: Plan) -> str:
+    """In words, how much of a budget the streams can have (`stream_detector.levels.APART`), if it is less."""
+    apart = [APART * (plan.window - 1) * float(np.median(np.diff(one.test_times))) / DAY for one in streams]
+    most = np.average([min(budget, 1 / one) for one in apart], weights=[normal_days(one) for one in streams])
+    return "" if math.isclose(most, budget) else f", {most:.2g} can be had"
 
 
 def explained(streams: Sequence[Stream], judged: Mapping[str, Judged]) -> float:

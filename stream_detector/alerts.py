@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple, TypeVar
 import msgspec
 
 from stream_detector.events import Alert, Partition, Severity, State
+from stream_detector.levels import Level
 from stream_detector.settings import Alerts
 
 T = TypeVar("T")
@@ -104,10 +105,11 @@ class Fault(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Standing(msgspec.Struct, array_like=True, frozen=True):
-    """What a store keeps of a sensor that is not normal, or not heard of."""
+    """What a store keeps of a sensor that is not normal, or not heard of, or whose thresholds may fall."""
 
     incident: Incident | None = None
     silence: Silence | None = None
+    level: Level | None = None
 
 
 class Shown(NamedTuple):

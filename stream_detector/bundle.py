@@ -121,6 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
     expected_alerts_per_day: float = 0.0  # per sensor, on data like that of the calibration
+    budget: float = 0.0  # alerts per sensor and day that were asked for; 0: nobody said
     still: tuple[int, ...] = ()  # (F) longest run of equal values in training, in events; 0 or empty: not known
     output: Output = "window"  # of the model: its reconstruction, a residual of its own, or a probability of anomaly
     state: State = "pretrained"  # learnt without labels, or taught with them afterwards
@@ -324,6 +325,7 @@ def _check(path: Path, bundle: Bundle) -> None:
             raise BundleError(f"{path}: {where} does not fit {size} features; train the bundle again")
     sane = {
         "features": size > 0 and len(set(manifest.features)) == size,
+        "budget": 0 <= manifest.budget < np.inf,
         "length or stride": manifest.length >= 1 and manifest.stride >= 1,
         "output and errors": (manifest.output == "probability") == (errors.kind == "probability"),
         "residual's width": wide > 0 or errors.kind != "mahalanobis",

@@ -110,13 +110,15 @@ def fitted(settings: Settings, manifest: Manifest) -> Settings:
 
 
 def _paced(settings: Settings, manifest: Manifest) -> dict[str, Any]:
-    """The settings of alerts, of all sensors and of groups, with the limit that the bundle's sensors have."""
+    """The settings of alerts, of all sensors and of groups, with the limit and budget of the bundle's sensors."""
     step = manifest.stride * manifest.intervals.get("", 0.0)
     groups = {}
     for name, group in settings.groups.items():
-        own = paced(group.over(settings.alerts), step, manifest.expected_alerts_per_day)
-        groups[name] = group.model_copy(update={"limit": own.limit, "limit_within": own.limit_within})
-    return {"alerts": paced(settings.alerts, step, manifest.expected_alerts_per_day), "groups": groups}
+        own = paced(group.over(settings.alerts), step, manifest.expected_alerts_per_day, manifest.budget)
+        known = {"limit": own.limit, "limit_within": own.limit_within, "budget": own.budget}
+        groups[name] = group.model_copy(update=known)
+    alerts = paced(settings.alerts, step, manifest.expected_alerts_per_day, manifest.budget)
+    return {"alerts": alerts, "groups": groups}
 
 
 def bounded(settings: Settings, manifest: Manifest) -> Settings:

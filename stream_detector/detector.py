@@ -15,6 +15,7 @@ from stream_detector.configured import fitted, learner_of, model_of, rules_of
 from stream_detector.criteria import criteria_of
 from stream_detector.events import Errors, Events, Float32, Partition, Score, Windows
 from stream_detector.groups import alike
+from stream_detector.levels import Level, fall
 from stream_detector.memories import Memories
 from stream_detector.novelty import expected_by
 from stream_detector.settings import Settings, load_settings
@@ -40,6 +41,7 @@ class Detector:
         rules = rules_of(bundle.manifest, self.settings)
         self.rolling, self.criteria = Rolling(rules), criteria_of(rules, self.settings)
         self.incidents: dict[str, Incident] = {}
+        self.levels: dict[str, Level] = {}
         self.learner, self.memories = learner_of(bundle), Memories()
         self.position = 0
         self.zone = ZoneInfo(self.settings.columns.timezone)
@@ -62,11 +64,13 @@ class Detector:
         for sensor, _ in change.swept:
             forget(sensor, self.incidents, {})
             self.memories.forget(sensor)
+            self.levels.pop(sensor, None)
         if not len(windows):
             return []
         errors = self._loaded().score(windows.sensors, windows.values)
         if self.learner is not None:
             errors, _ = self.learner.judge(self.memories, windows, errors)
+        errors, _ = fall(self.levels, windows, errors, self.criteria.alerts)
         judged = judge(HERE, windows, errors, self.incidents, self.criteria, self._expect)
         features, models = self.bundle.manifest.features, alike(model_of(self.bundle.manifest))
         return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, models)

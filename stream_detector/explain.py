@@ -19,8 +19,8 @@ from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.adapters.registry import open_bundle
 from stream_detector.bundle import Bundle
 from stream_detector.codec import Decoder, decode_alert
-from stream_detector.configured import learner_of, locations, rules_of
-from stream_detector.criteria import grouping_of
+from stream_detector.configured import fitted, learner_of, locations, rules_of
+from stream_detector.criteria import criteria_of, grouping_of
 from stream_detector.errors import BundleError, DataError, SettingsError, UserError
 from stream_detector.events import (
     PARTS,
@@ -36,6 +36,7 @@ from stream_detector.events import (
     gathered,
     joined,
 )
+from stream_detector.levels import LOWEST
 from stream_detector.memories import Memories
 from stream_detector.novelty import Learner, expected_by
 from stream_detector.sensors import Rules
@@ -180,12 +181,18 @@ def explain(alerts: Sequence[Alert], bundle: Bundle, settings: Settings, read: R
     learner = learner_of(bundle)
     enough = rules.length + (0 if learner is None else learner.reach)
     events = [_with_margin(alert, read, enough, settings.delivery.lookback_limit) for alert in alerts]
+    policies = criteria_of(rules, fitted(settings, bundle.manifest)).alerts
     scorer = KerasScorer(bundle, settings.device.max_batch_windows)
     scorer.load()
-    return [_explain(alert, part, rules, scorer, learner) for alert, part in zip(alerts, events, strict=True)]
+    return [
+        _explain(alert, part, rules, scorer, learner, falls=isinstance(policies.of(alert.sensor_id).budget, float))
+        for alert, part in zip(alerts, events, strict=True)
+    ]
 
 
-def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer, learner: Learner | None) -> Explanation:
+def _explain(
+    alert: Alert, events: Events, rules: Rules, scorer: KerasScorer, learner: Learner | None, *, falls: bool
+) -> Explanation:
     origin, before = alert.source, BEFORE if learner is None else BEFORE + learner.reach
     rolling, newest = Rolling(rules), max(0, len(events) - before - 1)
     for at in range(0, newest, CHUNK):  # their windows are of no interest, and could be many
@@ -201,6 +208,8 @@ def _explain(alert: Alert, events: Events, rules: Rules, scorer: KerasScorer, le
     errors = scorer.score(windows.sensors, windows.values)
     if learner is not None:
         errors = _learnt(learner, windows, errors)
+    if falls:
+        errors = _fallen(alert, errors)
     last = len(windows) - 1
     own, judged = windows.take(np.array([last])), errors.take(slice(last, last + 1))
     # What the alert says was expected is of the part of the score that it names.
@@ -249,6 +258,17 @@ def _learnt(learner: Learner, windows: Windows, errors: Errors) -> Errors:
     others = np.setdiff1d(np.arange(len(windows)), judged)
     order = np.argsort(np.concatenate([others, judged]))
     return gathered([errors.take(others), told]).take(order)
+
+
+def _fallen(alert: Alert, errors: Errors) -> Errors:
+    """The errors (n) by the threshold that the alert names, if the one of the last window can have fallen to it.
+
+    How far it had depends on all that the sensor did before.
+    """
+    share = np.float32(alert.threshold / float(errors.threshold[-1]))
+    if not LOWEST * (1 - TOLERANCE) <= share <= 1:
+        return errors
+    return replace(errors, score=errors.score / share, threshold=errors.threshold * share)
 
 
 def _with_margin(alert: Alert, read: Read, length: int, limit: int) -> Events:

@@ -23,6 +23,7 @@ from stream_detector.errors import Damaged, Moved
 from stream_detector.events import Errors, Float32, Int64, Model, Partition, Reject, Slice, Windows
 from stream_detector.groups import Grouped, alike
 from stream_detector.judging import Judge, criteria_for, heartbeats_for, rules_for, scorer_of
+from stream_detector.levels import fall
 from stream_detector.novelty import Learner, expected_by, learn
 from stream_detector.ports import Delivery, Observer, Outlet, Scorer, Source, Update, WindowStore
 from stream_detector.recall import Recall
@@ -252,9 +253,10 @@ class Pipeline:
                 delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, flight.models))
             windows, mine, unscored = without_unscored(windows, mine)
             mine, learnt = learn(flight.learners, owned.memories, windows, mine, work.swept)
+            mine, fallen = fall(owned.levels, windows, mine, self.criteria.alerts, work.swept)
             known = owned.incidents, self.criteria
             judged = judge(work.partition, windows, mine, *known, expect, owned.floor, work.swept)
-            changed[work.partition] = Changed(judged.touched.keys(), learnt)
+            changed[work.partition] = Changed(judged.touched.keys() | fallen, learnt)
             self.observer.scored(work.partition, windows, mine)
             # What ends before the committed offset has been published by an earlier owner.
             fresh = windows.offsets[:, 1] >= owned.committed

@@ -37,6 +37,8 @@ class Alerts(Section):
     """While so many alerts of a sensor are recent, only one as high fires; `learned`: as are expected, two at least."""
     limit_within: Duration | Learned = "learned"
     """How long after its end an alert is recent; `learned`: a thousand windows of the median sensor in training."""
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Learned | Literal["off"] = "learned"
+    """Alerts a sensor and day that thresholds fall to spend; `learned`: what `train --budget` asked for, if it did."""
     major: float = Field(2.0, gt=1)
     """Peak score from which an alert is major."""
     critical: float = Field(5.0, gt=1)
@@ -64,6 +66,7 @@ class Group(Section):
     cooldown: Duration | None = None
     limit: Annotated[int, Field(ge=1)] | Learned | Literal["off"] | None = None
     limit_within: Duration | Learned | None = None
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Learned | Literal["off"] | None = None
     major: float | None = Field(None, gt=1)
     critical: float | None = Field(None, gt=1)
 
@@ -73,14 +76,17 @@ class Group(Section):
         return alerts.model_copy(update=own)
 
 
-def paced(alerts: Alerts, step: float, expected: float) -> Alerts:
+def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0) -> Alerts:
     """The settings with numbers in the place of what is learned.
 
-    ``step`` is the usual time in ms from one window of a sensor to the next, ``expected`` its alerts a day.
+    ``step`` is the usual time in ms from one window of a sensor to the next, ``expected`` its alerts a day by
+    thresholds from training, ``asked`` those that somebody asked for, 0 if nobody did.
     """
+    budget = (asked or "off") if alerts.budget == "learned" else alerts.budget
+    expected = max(expected, budget) if isinstance(budget, float) else expected
     within = round(RECENT * step) if alerts.limit_within == "learned" else alerts.limit_within
     limit = max(LIMIT, math.ceil(expected * within / DAY)) if alerts.limit == "learned" else alerts.limit
-    return alerts.model_copy(update={"limit": limit, "limit_within": within})
+    return alerts.model_copy(update={"limit": limit, "limit_within": within, "budget": budget})
 
 
 class Feature(Section):

@@ -35,6 +35,7 @@ import numpy as np
 from stream_detector.alerts import Incident, Past, Silence, Standing
 from stream_detector.errors import Damaged
 from stream_detector.events import Alert, Partition, Reject, Windows
+from stream_detector.levels import Level
 from stream_detector.memories import Memories
 from stream_detector.ports import Firing, Lookback, Outlet, Source, Stored, WindowStore
 from stream_detector.sensors import Rules, Table
@@ -60,11 +61,12 @@ class Owned:
     silences: dict[str, Silence] = field(default_factory=dict)
     watch: Watch | None = None
     memories: Memories = field(default_factory=Memories)
+    levels: dict[str, Level] = field(default_factory=dict)
 
     def standing(self, sensor: str) -> bytes | None:
         """The sensor's alert state as it is stored; None if it has none."""
-        incident, silence = self.incidents.get(sensor), self.silences.get(sensor)
-        return None if incident is None and silence is None else msgspec.msgpack.encode(Standing(incident, silence))
+        found = Standing(self.incidents.get(sensor), self.silences.get(sensor), self.levels.get(sensor))
+        return None if found == Standing() else msgspec.msgpack.encode(found)
 
     def firing(self) -> Iterator[Firing]:
         """The alerts that are open."""
@@ -197,6 +199,7 @@ def _resume(partition: Partition, stored: Stored, committed: int, rules: Rules) 
         incidents={name: state.incident for name, state in standing.items() if state.incident is not None},
         silences={name: state.silence for name, state in standing.items() if state.silence is not None},
         memories=Memories.load(stored.memories),
+        levels={name: state.level for name, state in standing.items() if state.level is not None},
     )
     batches = [unpack_waiting(rules, blob, stored.rows) for _, blob in stored.pending if blob]
     work = None

@@ -15,7 +15,7 @@ from stream_detector.bundle import ErrorKind, ErrorStatistics, Output, Partner, 
 from stream_detector.events import Float64
 from stream_detector.thresholds import Series, Thresholds, expected_alerts_per_day, fit_thresholds
 from training.data import Data
-from training.normal import days_of, error_statistics, errors_of, series_of
+from training.normal import days_of, error_statistics, errors_of, most_alerts, series_of
 from training.novelty import alerts_per_day, novelty
 from training.options import TrainOptions
 from training.partners import SHORTEST, bias, change, contrasts, level, own_deviations, partner_errors
@@ -40,6 +40,7 @@ class Calibration:
     series: dict[str, Series]
     thresholds: Thresholds
     expected: float  # alerts per sensor and day
+    asked: float | None  # likewise, what they were made for: as many as was asked for and sensors can have
 
 
 def calibrate(
@@ -74,11 +75,11 @@ def calibrate(
     series = series_of(errors, data)
     partners, beside = _partners(data, scaler, options, bare)
     parts = {"model": series} | {name: series_of(one, data) for name, one in beside.items()}
-    learns_on = _learns_on(data, options, output)
+    learns_on, asked = _learns_on(data, options, output), asked_of(data, options)
     shares = ALONE if learns_on else {name: SHARES[name] for name in parts}
     whole, days = sum(shares.values()), days_of(data)
     found = {
-        name: fit_thresholds(one, options.threshold, _parameter(options, shares[name] / whole, days))
+        name: fit_thresholds(one, options.threshold, _parameter(options, asked, shares[name] / whole, days))
         for name, one in parts.items()
     }
     expected = sum(expected_alerts_per_day(found[name], one) for name, one in parts.items())
@@ -89,12 +90,18 @@ def calibrate(
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
     judge = CompiledModel(*size, statistics, thresholds, **batches)
     if learns_on:
-        asked = options.budget if options.threshold == "evt" else None
         budget = shares["novelty"] * (BUDGET if asked is None else asked)
         made = novelty(data, scaler, judge, budget, asked=asked is not None)
         statistics = msgspec.structs.replace(statistics, novelty=made)
         expected += alerts_per_day(made, data)
-    return Calibration(judge, statistics, errors, scores, series, thresholds, expected)
+    return Calibration(judge, statistics, errors, scores, series, thresholds, expected, asked)
+
+
+def asked_of(data: Data, options: TrainOptions) -> float | None:
+    """Alerts per sensor and day that somebody asked for, or as many as sensors can have; None if nobody did."""
+    if options.threshold != "evt" or options.budget is None:
+        return None
+    return min(options.budget, most_alerts(data))
 
 
 def error_kind(options: TrainOptions, output: Output) -> ErrorKind:
@@ -131,12 +138,14 @@ def _learns_on(data: Data, options: TrainOptions, output: Output) -> bool:
     return _has_others(options, output) and len(data.rules.features) == 1
 
 
-def _parameter(options: TrainOptions, share: float, days: float) -> float:
+def _parameter(options: TrainOptions, asked: float | None, share: float, days: float) -> float:
     """What a part's thresholds are fitted to: its share of the budget, or what was given for all.
 
     A budget that nobody asked for is not stretched: it is one alert in the sensor days that were learnt from, at least.
     Minutes of data say nothing of what comes once in two days, and a threshold for it would be blind.
     """
+    if asked is not None:
+        return share * asked
     if options.budget is not None:
-        return share * options.budget if options.threshold == "evt" else options.budget
+        return options.budget
     return max(share * BUDGET, 1 / days)

@@ -10,6 +10,7 @@ from stream_detector.adapters.keras.programs import LIMIT
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.bundle import ErrorKind, ErrorStatistics, Scaler
 from stream_detector.events import Float32, Float64
+from stream_detector.levels import APART
 from stream_detector.thresholds import Series
 from training.data import Data, periods
 from training.split import Part
@@ -157,6 +158,12 @@ def series_of(errors: Float64, data: Data) -> dict[str, Series]:
         own = own[np.argsort(data.timestamps[own, 1], kind="stable")]
         series[sensor] = Series(errors[own], len(own) * stride * period[sensor] / DAY)
     return series
+
+
+def most_alerts(data: Data) -> float:
+    """Alerts a day that the median sensor can have at most: see `stream_detector.levels.APART`."""
+    usual = periods(data.sensors, data.timestamps, data.rules.length, data.rules.stride)
+    return DAY / (APART * data.rules.length * float(np.median(list(usual.values()))))
 
 
 def days_of(data: Data) -> float:

@@ -20,26 +20,25 @@ from training.partners import histories
 EVENTS = 2_000  # of a sensor, among which windows like the last are looked for …
 LENGTHS = 8  # … or so many times a window, if that is more
 NEIGHBOURS = 10
-# Events whose windows a threshold is the highest of, at least, where nobody asked for a budget. docs/quality.md has the
-# evidence for all three.
+# Events whose windows a threshold is the highest of, at least. docs/quality.md has the evidence for all three.
 RANKED = 1_000
 
 
 def novelty(data: Data, scaler: Scaler, judge: CompiledModel, budget: float, *, asked: bool) -> Novelty:
     """For ``budget`` alerts per sensor and day.
 
-    One that nobody ``asked`` for is not stretched beyond what each sensor was learnt from, nor spent on the first few
-    windows.
+    One that nobody ``asked`` for is not stretched beyond what each sensor was learnt from. What is beyond the highest
+    of `RANKED` windows is left to thresholds that fall (`stream_detector.levels`).
     """
     length, stride = data.rules.length, data.rules.stride
     usual = periods(data.sensors, data.timestamps, length, stride)
     spans = {**usual, "": float(np.median(list(usual.values())))}
-    windows = {sensor: max(1, math.ceil(DAY / (span * stride) / budget)) for sensor, span in spans.items()}
+    windows = {sensor: math.ceil(DAY / (span * stride) / budget) for sensor, span in spans.items()}
     if not asked:
         known = Counter(data.sensors)
         known[""] = round(float(np.median(list(known.values()))))
-        least = math.ceil(RANKED / stride)
-        windows = {sensor: max(least, min(count, known[sensor])) for sensor, count in windows.items()}
+        windows = {sensor: min(count, known[sensor]) for sensor, count in windows.items()}
+    windows = {sensor: max(math.ceil(RANKED / stride), count) for sensor, count in windows.items()}
     bare = Novelty(max(EVENTS, LENGTHS * length), NEIGHBOURS, windows)
     return msgspec.structs.replace(bare, own=_last(data, Learner(bare, scaler, length, stride), judge))
 

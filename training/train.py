@@ -270,6 +270,7 @@ def _manifest(
             "calibration_error_max": float(np.max(errors)),
         },
         expected_alerts_per_day=found.expected,
+        budget=found.asked or 0.0,
         output=output,
         state=state,
         code=code,
@@ -339,15 +340,20 @@ def _notes(
     if tail.peaks < FEW_PEAKS:
         notes.append(f"only {tail.peaks} independent peaks to calibrate on: the threshold is rough; give more data")
     days = sum(one.days for one in found.series.values())
-    if options.threshold == "evt" and options.budget is not None and days * options.budget < 1:
+    if found.asked is not None and options.budget is not None and found.asked < options.budget:
         notes.append(
-            f"calibration covers {days:.3g} sensor days, one alert is budgeted in {1 / options.budget:.3g}: "
+            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have, one in two "
+            f"windows' lengths: {found.asked:.3g} it is"
+        )
+    if found.asked is not None and days * found.asked < 1:
+        notes.append(
+            f"calibration covers {days:.3g} sensor days, one alert is budgeted in {1 / found.asked:.3g}: "
             "the threshold is extrapolated"
         )
-    if options.threshold == "evt" and options.budget is not None and found.expected < options.budget / 2:
+    if found.asked is not None and found.expected < found.asked / 2:
         notes.append(
-            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have, since one alert "
-            f"would run into the next: expect {found.expected:.3g}"
+            f"the thresholds tell of {found.expected:.3g} a sensor and day; while nothing happens they fall, "
+            f"until it is {found.asked:.3g}"
         )
     if options.threshold == "evt" and options.budget is None and found.expected > 2 * BUDGET:
         notes.append(

@@ -47,7 +47,7 @@ def train(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(help="False alarms to accept, per sensor and day; 0.5, or as few as the data can tell of."),
+        typer.Option(help="False alarms to spend, per sensor and day; else 0.5, or as few as the data can tell of."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same bundle.")] = 0,
     label: Annotated[

@@ -295,6 +295,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Completed
     return command("demo", "--out", out, COLUMNS="120"), out
 
 
+@pytest.mark.timeout(900)  # with what it is set up with: a whole demo
 def test_the_demo_tells_what_it_planted_and_what_it_found(
     demo: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:

@@ -25,6 +25,7 @@ from stream_detector.bundle import Novelty, Scaler
 from stream_detector.criteria import Criteria
 from stream_detector.errors import Moved
 from stream_detector.events import Partition
+from stream_detector.levels import fall
 from stream_detector.memories import Memories
 from stream_detector.novelty import Learner
 from stream_detector.ports import NOTHING, Update, WindowStore
@@ -153,6 +154,24 @@ def test_without_storing_what_was_learnt_the_histories_break(monkeypatch: pytest
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(REACHED))
     monkeypatch.setattr("tests.simulated.LEARNER", LEARNER)
     monkeypatch.setattr(Memories, "changed", lambda self, sensors: {})
+    assert any(not in_memory(seed) for seed in range(50))
+
+
+FALLS = {
+    "alerts": {"min_windows": 1, "resolve_windows": 1, "budget": 2e7},
+    "groups": {"quick": {"sensors": "a", "budget": 1e7}},
+    "delivery": {"lookback_limit": 1_000_000},
+}
+
+
+def test_thresholds_that_fall_survive_any_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(FALLS))
+    assert [seed for seed in range(100) if not in_memory(seed)] == []
+
+
+def test_without_storing_how_far_they_fell_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(FALLS))
+    monkeypatch.setattr("stream_detector.pipeline.fall", lambda *given: (fall(*given)[0], set()))
     assert any(not in_memory(seed) for seed in range(50))
 
 

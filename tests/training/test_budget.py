@@ -1,0 +1,135 @@
+"""A budget that somebody asked for: as many alerts, whatever the stream is like after training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_detector import Detector, load_bundle
+from stream_detector.bundle import Bundle
+from stream_detector.events import Events, Float32
+from stream_detector.settings import Alerts, Settings
+from tests.commandline import invoke
+from training.normal import DAY
+from training.options import Session, TrainOptions
+from training.train import train
+
+LENGTH, BUDGET, DAYS = 8, 10.0, 3
+MINUTE = 60_000
+START = 1_700_000_000_000
+FEATURES = ("load", "heat")
+OPTIONS = TrainOptions("dense", length=LENGTH, stride=1, units=(4,), epochs=1, seed=1)
+
+
+def noise(count: int, size: float, seed: int) -> Float32:
+    """Two features that share their half."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0, 1, (count, 1))
+    return (20 + size * (common + rng.normal(0, 1, (count, 2)))).astype(np.float32)
+
+
+def trained(out: Path, budget: float | None, minutes: float = 1.0) -> Bundle:
+    count = 4_000
+    times = START + (np.arange(count) * minutes * MINUTE).astype(np.int64)
+    events = Events(["a"] * count, times, noise(count, 1.0, 0), np.arange(count), np.full(count, -1))
+    train([events], FEATURES, replace(OPTIONS, budget=budget), out, session=Session(pictures=False))
+    return load_bundle(out)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return trained(tmp_path_factory.mktemp("bundles") / "plant", BUDGET)
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plant that is far calmer than when it was learnt from."""
+    file = tmp_path_factory.mktemp("stream") / "plant.jsonl"
+    lines = [
+        {
+            "sensor_id": "a",
+            "timestamp": START + DAY + at * MINUTE,
+            "values": dict(zip(FEATURES, row, strict=True)),
+        }
+        for at, row in enumerate(noise(DAYS * DAY // MINUTE, 0.5, 1).tolist())
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return file
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def replayed(bundle: Bundle, stream: Path, out: Path, config: str = "") -> Path:
+    (out.parent / "detector.toml").write_text(config)
+    done = invoke("replay", stream, "--bundle", bundle.path, "--config", out.parent / "detector.toml", "--out", out)
+    assert done.code == 0, done.err
+    return out
+
+
+@pytest.fixture(scope="module")
+def told(bundle: Bundle, stream: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return replayed(bundle, stream, tmp_path_factory.mktemp("replay") / "out")
+
+
+def fired(out: Path) -> list[dict[str, Any]]:
+    return [alert for alert in lines_of(out / "alerts.jsonl") if alert["revision"] == 1]
+
+
+def test_what_was_asked_for_is_told_of_a_stream_that_is_calmer_than_training(
+    bundle: Bundle, told: Path, stream: Path, tmp_path: Path
+) -> None:
+    assert bundle.manifest.budget == BUDGET
+    assert BUDGET / 2 <= len(fired(told)) / DAYS <= BUDGET * 2
+    still = fired(replayed(bundle, stream, tmp_path / "still", '[alerts]\nbudget = "off"\n'))
+    assert len(still) / DAYS < BUDGET / 2, "as the thresholds from training would have it"
+    fewer = fired(replayed(bundle, stream, tmp_path / "fewer", "[alerts]\nbudget = 3\n"))
+    assert len(still) <= len(fewer) < len(fired(told))
+
+
+def test_scores_are_by_the_thresholds_that_hold(told: Path) -> None:
+    scores = lines_of(told / "scores.jsonl")
+    for one in scores:
+        assert one["score"] == pytest.approx(one["error"] / one["threshold"], rel=1e-5)
+    assert all(alert["score"] >= 1 for alert in fired(told))
+    change = [one["threshold"] for one in scores if one["part"] == "change"]
+    assert min(change) < 0.9 * max(change)
+
+
+def test_the_detector_gives_the_scores_that_replay_gives(bundle: Bundle, told: Path, stream: Path) -> None:
+    detector, wanted = Detector(bundle), lines_of(told / "scores.jsonl")[:600]
+    events = (json.loads(line) for line in stream.read_text().splitlines()[: len(wanted) + LENGTH - 1])
+    found = [
+        score for event in events for score in detector.update(event["sensor_id"], event["timestamp"], event["values"])
+    ]
+    np.testing.assert_allclose([one.score for one in found], [one["score"] for one in wanted], rtol=1e-4)
+    assert [one.state for one in found] == [one["state"] for one in wanted]
+    assert min(one.threshold for one in found) < 0.9 * max(one.threshold for one in found)
+
+
+def test_an_alert_below_the_threshold_of_training_is_explained(bundle: Bundle, told: Path, stream: Path) -> None:
+    alert = fired(told)[-1]
+    given = ("--bundle", bundle.path, "--alerts", told / "alerts.jsonl", "--data", stream, "--out", told / "explained")
+    done = invoke("explain", alert["id"], *given)
+    assert done.code == 0, done.out + done.err
+    assert "the verdict holds" in done.out
+
+
+def test_more_than_sensors_can_have_is_said_and_not_tried(tmp_path: Path) -> None:
+    bundle = trained(tmp_path / "hourly", 100.0, minutes=60)
+    assert bundle.manifest.budget == 24 / (2 * LENGTH)
+    summary = (bundle.path / "report" / "summary.txt").read_text()
+    assert "100 false alarms a sensor and day are more than these sensors can have" in summary.replace("\n", " ")
+
+
+def test_where_nobody_asked_thresholds_stay(tmp_path: Path) -> None:
+    bundle = trained(tmp_path / "plain", None)
+    assert bundle.manifest.budget == 0
+    assert Detector(bundle).criteria.alerts.common.budget == "off"
+    assert Detector(bundle, Settings(alerts=Alerts(budget=2))).criteria.alerts.common.budget == 2
