@@ -48,6 +48,14 @@ def test_false_alarms_are_counted_where_they_begin_by_sensor_and_day() -> None:
     assert math.isnan(found.standard)
 
 
+def test_a_budget_is_what_windows_of_the_streams_can_have() -> None:
+    hourly, plan = stream("." * 36 + "#" * 12), Plan(window=5)
+    daily = replace(hourly, test_times=hourly.test_times * 24)
+    assert quality.spendable(1, [hourly], plan) == 1
+    assert quality.spendable(10, [hourly], plan) == 24 / (2 * 4)
+    assert quality.spendable(1, [hourly, daily], plan) == pytest.approx((1 + 24 * 1 / 8) / 25)
+
+
 def test_an_alert_is_held_against_the_columns_that_are_to_blame() -> None:
     causes = (Cause((1, 2), ("b",)), Cause((4, 5), ("a", "b")), Cause((7, 7), ("a",)))
     one = stream(".##.##.#", causes)
