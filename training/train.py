@@ -342,8 +342,8 @@ def _notes(
     days = sum(one.days for one in found.series.values())
     if found.asked is not None and options.budget is not None and found.asked < options.budget:
         notes.append(
-            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have, one in two "
-            f"windows' lengths: {found.asked:.3g} it is"
+            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have (one in two "
+            f"windows' lengths): trained for {found.asked:.3g}"
         )
     if found.asked is not None and days * found.asked < 1:
         notes.append(
@@ -352,8 +352,8 @@ def _notes(
         )
     if found.asked is not None and found.expected < found.asked / 2:
         notes.append(
-            f"the thresholds tell of {found.expected:.3g} a sensor and day; while nothing happens they fall, "
-            f"until it is {found.asked:.3g}"
+            f"these thresholds would make it {found.expected:.3g} a sensor and day; in the service they fall while "
+            f"nothing happens, until it is {found.asked:.3g}"
         )
     if options.threshold == "evt" and options.budget is None and found.expected > 2 * BUDGET:
         notes.append(
