@@ -18,6 +18,7 @@ normal windows:
     beside their reconstruction for as long as that lasts, even if each is where it may be. Again only of features whose
     residuals have next to no memory: what a model follows badly wanders. And only where the model has been: if the
     mean of any feature lies outside of what training saw, residuals tell how a model extrapolates, and the error is 0.
+    So is then the model's own beside it.
 
 An autoencoder's own error of the kind ``newest`` is made likewise from its residuals: what they were just before is
 no news, so that a bias, which comes with drift, does not count.

@@ -159,6 +159,11 @@ def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Ten
     return error, shares, at + (seen.shape[1] - stride)
 
 
+def known(seen: Tensor, tables: Tables, rows: Tensor, name: str) -> Tensor:
+    """1.0 for windows that lie where this part counts, 0.0 for others, (n)."""
+    return within(ops.mean(seen, axis=1), *(of_each(tables, f"{name}_{side}", rows) for side in ("low", "high")))
+
+
 def lying(of: Tensor, seen: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Error (n) and shares (n, F) of where the mean of ``of`` (n, W, F) lies; the step (n) is the last.
 
@@ -167,8 +172,7 @@ def lying(of: Tensor, seen: Tensor, tables: Tables, rows: Tensor, name: str) -> 
     off = ops.mean(of, axis=1) - of_each(tables, f"{name}_center", rows)
     normal = of_each(tables, f"{name}_deviation", rows)
     error, shares = root_mean_square(deviations(off, normal), tables[f"{name}_weight"])
-    known = within(ops.mean(seen, axis=1), *(of_each(tables, f"{name}_{side}", rows) for side in ("low", "high")))
-    return error * known, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
+    return error * known(seen, tables, rows, name), shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
 
 
 def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride: int) -> Program:
@@ -181,6 +185,8 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
         if output == "window":
             of["bias"] = call(seen) - seen
             error, steps, shares = ERRORS[kind](of["bias"], tables, rows, stride)
+            if "bias" in partners:  # then training saw enough to tell where the model has been
+                error = error * known(seen, tables, rows, "bias")
         else:
             error, steps, shares = parts(call, tables, seen, rows)
         beside = [

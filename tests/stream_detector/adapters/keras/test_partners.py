@@ -78,15 +78,22 @@ def test_the_part_with_the_largest_score_is_told_with_its_error_and_threshold() 
     assert found.worst_step[1] == LENGTH - 2
 
 
-def biased(offset: float) -> CompiledModel:
+def biased(
+    offset: float, model: float = 100.0, low: tuple[float, ...] = (), high: tuple[float, ...] = ()
+) -> CompiledModel:
     """A model that expects the second feature to be the first, plus ``offset``, whose first nobody looks at."""
     window = keras.Input((LENGTH, SIZE))
     both = keras.Model(window, layers.Dense(SIZE, name="both")(window))
     both.get_layer("both").set_weights([np.array([[1, 1], [0, 0]], np.float32), np.array([0, offset], np.float32)])
     partners = (
-        Partner("bias", Normal((0.0, 0.5), (0.25, 0.25)), {"big": Normal((0.0, 0.0), (0.5, 0.5))}, (False, True)),
+        Partner(
+            "bias",
+            Normal((0.0, 0.5), (0.25, 0.25), low, high),
+            {"big": Normal((0.0, 0.0), (0.5, 0.5), low, high)},
+            (False, True),
+        ),
     )
-    table = thresholds(100.0)
+    table = thresholds(model)
     table.partners.update(bias=thresholds(2.0))
     errors = ErrorStatistics("newest", deviation=(1.0,) * SIZE, partners=partners)
     return CompiledModel(both, LENGTH, SCALER, errors, table, [16], "window", STRIDE)
@@ -105,6 +112,19 @@ def test_features_that_no_longer_go_together_lie_beside_their_reconstruction() -
     np.testing.assert_allclose(found.score[[0, 2]], 0, atol=1e-2)
     expected = biased(0.5).expected([""], values[1:2], ["bias"])
     np.testing.assert_allclose(expected[0, :, 1], values[1, :, 0] + 0.5, rtol=1e-4)  # the model's, whichever part
+
+
+def test_where_the_model_has_not_been_neither_its_error_nor_its_bias_counts() -> None:
+    """How a model extrapolates says nothing of what it is shown."""
+    values = np.zeros((3, LENGTH, SIZE), np.float32)
+    values[:, -1, 1] = 3  # not as the first says
+    values[1] += 50  # both
+    values[2, :, 0] += 50  # one alone, which is enough
+    found = biased(0.0, 0.5, (-10.0, -10.0), (10.0, 10.0)).errors([""] * 3, values)
+    assert found.names[0] == "model"
+    assert found.score[0] > 2
+    assert found.score[1:].tolist() == [0, 0]
+    assert (biased(0.0, 0.5).errors([""] * 3, values).score > 2).all(), "without ends it counts anywhere"
 
 
 def test_each_event_is_new_in_one_window_only() -> None:
