@@ -48,7 +48,7 @@ Script = Callable[[Request, int], Answer]
 
 
 class Receiver:
-    """Listens on loopback; keeps every request."""
+    """Listens on loopback; keeps every request that came whole."""
 
     def __init__(self, script: Script = lambda request, seen: Answer(), context: ssl.SSLContext | None = None) -> None:
         self.script = script
@@ -84,7 +84,11 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"] or 0))
+                length = int(self.headers["content-length"] or 0)
+                body = self.rfile.read(length)
+                if len(body) < length:  # killed between headers and body: no request
+                    self.close_connection = True
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Request(self.path, headers, body, time.monotonic())
                 with receiver._lock:

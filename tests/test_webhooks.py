@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -169,6 +170,18 @@ def test_every_target_gets_what_it_wants_whatever_the_others_do(
     assert set(gone.ids()) == expected | {id_of("quiet")}
     done = invoke("webhooks", "--config", config, "--replay-dead-letters", "--target", "gone")
     assert "no dead letters" in done.out
+
+
+def test_a_request_that_a_kill_cut_off_counts_as_none() -> None:
+    """Of the receiver in these tests: a sender may be killed between headers and body."""
+    with Receiver() as receiver:
+        for body in (b"half", b"whole!"):
+            with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as connection:
+                connection.sendall(b"POST / HTTP/1.0\r\nwebhook-id: x\r\ncontent-length: 6\r\n\r\n" + body)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1_024):  # until it was dealt with
+                    pass
+        assert [request.body for request in receiver.requests] == [b"whole!"]
 
 
 def test_nothing_is_lost_when_it_is_killed(kafka_broker: KafkaBroker, receivers: ExitStack, tmp_path: Path) -> None:
