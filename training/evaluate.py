@@ -76,7 +76,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     sensor_days: float
     anomalous: int  # rows, or sensors
     segments: int
-    budget_per_day: float  # false alarms per sensor that the bundle expects
+    budget_per_day: float  # false alarms per sensor that were asked for, or that the bundle expects
     lines: tuple[Line, ...]  # of the bundle first
     notes: tuple[str, ...]
 
@@ -137,7 +137,7 @@ def evaluate(
         sum(_days(stream) for stream in streams.values()),
         sum(anomalous) if found.per == "sensor" else sum(int(stream.truth.sum()) for stream in streams.values()),
         sum(len(spans_of(stream.truth)) for stream in streams.values()) if found.per == "row" else 0,
-        manifest.expected_alerts_per_day,
+        manifest.budget or manifest.expected_alerts_per_day,
         tuple(measure(name, streams, said, found.per, buffer) for name, said in judged.items()),
         tuple(notes),
     )
@@ -284,9 +284,11 @@ def _days(stream: Stream) -> float:
 
 def _budget(bundle: Bundle) -> float:
     """False alarms per sensor and day that were asked for, or are expected where thresholds were set otherwise."""
-    parts = (bundle.thresholds, *bundle.thresholds.partners.values())
-    asked = sum(part.parameter for part in parts)
-    return asked if bundle.thresholds.method == "evt" else max(bundle.manifest.expected_alerts_per_day, LEAST)
+    if bundle.manifest.budget:
+        return bundle.manifest.budget
+    if bundle.thresholds.method == "evt" and bundle.errors.novelty is None:  # whose thresholds are in no table
+        return sum(part.parameter for part in (bundle.thresholds, *bundle.thresholds.partners.values()))
+    return max(bundle.manifest.expected_alerts_per_day, LEAST)
 
 
 def _notes(found: Labels) -> list[str]:

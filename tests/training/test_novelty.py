@@ -155,6 +155,15 @@ def test_an_alert_of_it_that_is_explained_holds(bundle: Bundle, replayed: Path) 
     assert "the verdict holds" in done.out
 
 
+@pytest.mark.parametrize("asked", [2.0, None])
+def test_evaluate_names_the_whole_budget(asked: float | None, stream: Float32, tmp_path: Path) -> None:
+    made = trained([events_of(rhythm(1_500))], tmp_path / "load", budget=asked)
+    done = invoke("evaluate", write(stream, tmp_path / "load.jsonl"), "--bundle", made.path)
+    assert done.code == 0, done.err
+    wanted = made.manifest.expected_alerts_per_day if asked is None else asked
+    assert f"budget {wanted:.3g} false alarms" in " ".join(done.out.split())
+
+
 def test_a_limit_on_alerts_is_learnt_with_it(bundle: Bundle) -> None:
     limits = Detector(bundle, Settings(alerts=Alerts())).criteria.alerts.common
     assert limits.limit == 2
