@@ -29,107 +29,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
+from stream_detector.contents import FORMAT, ErrorStatistics, Manifest, Scaler, misfits
 from stream_detector.errors import BundleError
-from stream_detector.memories import Memory
 from stream_detector.thresholds import Thresholds
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 FILES = ("model.keras", "scaler.json", "errors.json", "thresholds.json")
 NAME = re.compile(r"(report/)?[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # plain: cannot lead out of the folder
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 
-ErrorKind: TypeAlias = Literal["newest", "mahalanobis", "mse", "mae", "probability"]
-Output: TypeAlias = Literal["window", "residual", "probability"]
-State: TypeAlias = Literal["pretrained", "fine_tuned"]
 Part = TypeVar("Part")
-
-
-class Scaler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``(value - center) / scale``; no scale is 0, also for constant features."""
-
-    center: tuple[float, ...]  # (F) raw units
-    scale: tuple[float, ...]  # (F) raw units
-    own: dict[str, Scaler] = {}  # of sensors with a history of their own; the others share what stands above
-
-
-class Normal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is normal of a window's contrast, in scaled units."""
-
-    center: tuple[float, ...]  # (F) where it lies; empty: at 0
-    deviation: tuple[float, ...]  # (F)
-    low: tuple[float, ...] = ()  # (F) lowest and …
-    high: tuple[float, ...] = ()  # (F) … highest mean of a window where the part counts; empty: anywhere
-
-
-class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of the score beside the model's: see `adapters.keras.partners`."""
-
-    name: Literal["change", "level", "bias"]
-    common: Normal
-    own: dict[str, Normal] = {}  # by sensor
-    counts: tuple[bool, ...] = ()  # (F) which features it looks at; empty: all
-
-
-class Novelty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of the score that learns on, of a single metric: see `novelty`."""
-
-    events: int  # of a sensor before a window, among which windows like it are looked for
-    neighbours: int  # windows that are nearest
-    windows: dict[str, int]  # that a threshold is the highest of: of sensors, under "" of those that are not named
-    own: dict[str, Memory] = {}  # by sensor: what it showed at the end of training
-
-
-class ErrorStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Residuals of normal windows, in scaled units; see `adapters.keras.programs` for how they make an error.
-
-    ``D`` is the number of features for models that return a window, the model's own width for others.
-    """
-
-    kind: ErrorKind
-    mean: tuple[float, ...] = ()  # (D) mean residual; mahalanobis only
-    whitening: tuple[tuple[float, ...], ...] = ()  # (D, D) L with L Lᵀ the inverse covariance; mahalanobis only
-    shrinkage: float = 0.0  # of the correlations towards none, 0..1
-    deviation: tuple[float, ...] = ()  # (D) of a step's jump; newest only
-    own: dict[str, tuple[float, ...]] = {}  # the same by sensor
-    partners: tuple[Partner, ...] = ()
-    novelty: Novelty | None = None
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a bundle is. ``version``, ``files`` and ``digest`` are filled in by `write_bundle`."""
-
-    name: str
-    kind: str  # of autoencoder: "lstm", …
-    features: tuple[str, ...]  # in the order of the model's input
-    length: int  # events a window
-    stride: int  # events from one window to the next
-    means: tuple[float, ...]  # (F) raw units, to impute with
-    created: str  # RFC 3339
-    seed: int
-    backend: str
-    span: tuple[str, str] = ("", "")  # event time of the training data, RFC 3339
-    sensors: tuple[str, ...] = ()  # that it was trained on
-    intervals: dict[str, float] = {}  # ms between events: the median of each sensor, under "" that of all
-    longest_window: int = 0  # ms from the first event to the last, at most, in training; 0: not known
-    units: dict[str, str] = {}
-    libraries: dict[str, str] = {}
-    metrics: dict[str, float] = {}
-    expected_alerts_per_day: float = 0.0  # per sensor, on data like that of the calibration
-    budget: float = 0.0  # alerts per sensor and day that were asked for; 0: nobody said
-    still: tuple[int, ...] = ()  # (F) longest run of equal values in training, in events; 0 or empty: not known
-    output: Output = "window"  # of the model: its reconstruction, a residual of its own, or a probability of anomaly
-    state: State = "pretrained"  # learnt without labels, or taught with them afterwards
-    code: str = ""  # the layer of the model whose output is a window's embedding; empty: not known
-    format: int = FORMAT
-    version: str = ""
-    files: dict[str, str] = {}  # name → SHA-256
-    digest: str = ""  # SHA-256 of this manifest with an empty digest
 
 
 class _Format(msgspec.Struct):
@@ -185,7 +98,7 @@ def write_bundle(
             shutil.copytree(report, staging / "report")
         manifest = _seal(manifest, {name: _sha256((staging / name).read_bytes()) for name in sorted(_names(staging))})
         (staging / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        _check(staging, _bundle(staging, manifest, {name: (staging / name).read_bytes() for name in FILES}))
+        _check(_bundle(staging, manifest, {name: (staging / name).read_bytes() for name in FILES}))
         for file in [*staging.rglob("*"), staging]:
             _sync(file)
         _publish(staging, target)
@@ -280,7 +193,7 @@ def _read(path: Path, manifest: Manifest) -> Bundle:
         if name in FILES:
             contents[name] = data
     bundle = _bundle(path, manifest, contents)
-    _check(path, bundle)
+    _check(bundle)
     return bundle
 
 
@@ -295,62 +208,9 @@ def _bundle(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> Bundl
     )
 
 
-def _check(path: Path, bundle: Bundle) -> None:
-    """What digests cannot tell: that the parts fit each other."""
-    size, manifest, errors = len(bundle.manifest.features), bundle.manifest, bundle.errors
-    table = bundle.thresholds
-    tables = (table, *table.partners.values())
-    # A residual's width is the model's own: what it must be is seen when the model is loaded.
-    wide = (len(errors.mean) or len(errors.deviation)) if manifest.output == "residual" else size
-    whitening = (wide,) * 2 if errors.kind == "mahalanobis" else (0,)
-    jumps = wide if errors.kind == "newest" else 0
-    normals = [normal for one in errors.partners for normal in (one.common, *one.own.values())]
-    centers = [one.center for one in normals if one.center]
-    shapes = {
-        "manifest.json: means": (np.shape(manifest.means), (size,)),
-        "scaler.json: center": (np.shape(bundle.scaler.center), (size,)),
-        "scaler.json: scale": (np.shape(bundle.scaler.scale), (size,)),
-        "errors.json: mean": (np.shape(errors.mean), whitening[:1]),
-        "errors.json: whitening": (tuple(map(len, errors.whitening)), whitening[:1] * whitening[0]),
-        "errors.json: deviation": ({len(errors.deviation), *map(len, errors.own.values())}, {jumps}),
-        "errors.json: partners": ({size, *(len(one.deviation) for one in normals), *map(len, centers)}, {size}),
-        "errors.json: counts": ({size, *(len(one.counts) for one in errors.partners if one.counts)}, {size}),
-        "scaler.json: own": (
-            {size, *(len(part) for own in bundle.scaler.own.values() for part in (own.center, own.scale))},
-            {size},
-        ),
-    }
-    for where, (shape, wanted) in shapes.items():
-        if shape != wanted:
-            raise BundleError(f"{path}: {where} does not fit {size} features; train the bundle again")
-    sane = {
-        "features": size > 0 and len(set(manifest.features)) == size,
-        "budget": 0 <= manifest.budget < np.inf,
-        "length or stride": manifest.length >= 1 and manifest.stride >= 1,
-        "output and errors": (manifest.output == "probability") == (errors.kind == "probability"),
-        "residual's width": wide > 0 or errors.kind != "mahalanobis",
-        "scale": all(0 < scale < np.inf for one in (bundle.scaler, *bundle.scaler.own.values()) for scale in one.scale),
-        "deviations": all(
-            0 < deviation < np.inf
-            for row in (errors.deviation, *errors.own.values(), *(one.deviation for one in normals))
-            for deviation in row
-        ),
-        "thresholds": all(0 < entry.threshold < np.inf for part in tables for entry in part.entries)
-        and all(part.entries for part in tables),
-        "thresholds' sensors": all(0 <= row < len(part.entries) for part in tables for row in part.sensors.values()),
-        "novelty": errors.novelty is None
-        or (
-            size == 1
-            and min(errors.novelty.events - manifest.length, errors.novelty.neighbours) >= 1
-            and min(errors.novelty.windows.values(), default=0) >= 1
-            and "" in errors.novelty.windows
-            and all(memory.sound for memory in errors.novelty.own.values())
-        ),
-        "partners' thresholds": set(table.partners) == {one.name for one in errors.partners},
-    }
-    for what, good in sane.items():
-        if not good:
-            raise BundleError(f"{path}: its {what} make no sense; train the bundle again")
+def _check(bundle: Bundle) -> None:
+    for wrong in misfits(bundle.manifest, bundle.scaler, bundle.errors, bundle.thresholds):
+        raise BundleError(f"{bundle.path}: {wrong}; train the bundle again")
 
 
 def _seal(manifest: Manifest, files: dict[str, str]) -> Manifest:

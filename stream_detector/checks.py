@@ -12,8 +12,9 @@ from stream_detector.adapters.kafka import probe_kafka
 from stream_detector.adapters.keras.scorer import KerasScorer, device_name
 from stream_detector.adapters.redis.store import RedisStore
 from stream_detector.adapters.registry import open_beside, open_bundle
-from stream_detector.bundle import Bundle, Manifest
+from stream_detector.bundle import Bundle
 from stream_detector.configured import locations
+from stream_detector.contents import Manifest
 from stream_detector.dispatch import check_webhooks
 from stream_detector.errors import Moved, StreamDetectorError
 from stream_detector.events import Finding, Partition

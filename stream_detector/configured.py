@@ -6,7 +6,8 @@ import logging
 import math
 from typing import Any
 
-from stream_detector.bundle import Bundle, Manifest, check_fits
+from stream_detector.bundle import Bundle, check_fits
+from stream_detector.contents import Manifest
 from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
 from stream_detector.novelty import Learner

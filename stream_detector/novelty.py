@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_detector.bundle import Novelty, Scaler
+from stream_detector.contents import Novelty, Scaler
 from stream_detector.events import PARTS, Errors, Float32, Windows, gathered
 from stream_detector.groups import Grouped
 from stream_detector.memories import Head, Memories, Memory, Peak, from_chunk

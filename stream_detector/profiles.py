@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_detector.bundle import ErrorStatistics, Scaler
+from stream_detector.contents import Ends, ErrorStatistics, Scaler
 from stream_detector.events import Float32, Float64
 from stream_detector.thresholds import Thresholds
 
@@ -30,9 +30,9 @@ def profiles_of(scaler: Scaler, errors: ErrorStatistics, thresholds: Thresholds 
 
     ``wide`` is the width D of what the model returns. What a sensor has no own figure for is that of row 0.
     """
-    names = sorted(
-        {*scaler.own, *errors.own, *_named(thresholds), *(name for one in errors.partners for name in one.own)}
-    )
+    of_partners = {name for one in errors.partners for name in one.own}
+    bounded = errors.ends.own if errors.ends else {}
+    names = sorted({*scaler.own, *errors.own, *bounded, *_named(thresholds), *of_partners})
     rows = {name: row for row, name in enumerate(names, 1)}
     tables = {
         "center": _table(scaler.center, {name: own.center for name, own in scaler.own.items()}, names),
@@ -41,17 +41,16 @@ def profiles_of(scaler: Scaler, errors: ErrorStatistics, thresholds: Thresholds 
         "whitening": np.asarray(errors.whitening or np.eye(wide), np.float32),
         "deviation": _table(errors.deviation or np.ones(wide), errors.own, names),
     }
+    size = len(scaler.center)
+    ends = errors.ends or Ends((-np.inf,) * size, (np.inf,) * size)
+    tables["low"] = _table(ends.low, {name: own.low for name, own in ends.own.items()}, names)
+    tables["high"] = _table(ends.high, {name: own.high for name, own in ends.own.items()}, names)
     for one in errors.partners:
-        size = len(scaler.center)
         centers = {name: own.center for name, own in one.own.items() if own.center}
         tables[f"{one.name}_center"] = _table(one.common.center or np.zeros(size), centers, names)
         tables[f"{one.name}_deviation"] = _table(
             one.common.deviation, {name: own.deviation for name, own in one.own.items()}, names
         )
-        for side in ("low", "high"):
-            ends = {name: getattr(own, side) for name, own in one.own.items() if getattr(own, side)}
-            whole = getattr(one.common, side) or np.full(size, -np.inf if side == "low" else np.inf)
-            tables[f"{one.name}_{side}"] = _table(whole, ends, names)
         counted = np.asarray(one.counts or np.ones(size), np.float32)
         tables[f"{one.name}_weight"] = (counted / max(1.0, counted.sum())).astype(np.float32)
     parts = ("model", *(one.name for one in errors.partners))

@@ -18,8 +18,9 @@ from msgspec.structs import replace
 
 from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.adapters.registry import Registry, open_bundles
-from stream_detector.bundle import Manifest, load_bundle, write_bundle
+from stream_detector.bundle import load_bundle, write_bundle
 from stream_detector.checks import findings
+from stream_detector.contents import Manifest
 from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Finding
 from stream_detector.groups import Grouped, Grouping

@@ -11,14 +11,14 @@ from keras import ops
 
 from stream_detector.adapters.keras.partners import jumps
 from stream_detector.adapters.keras.scorer import CompiledModel, buckets_up_to
-from stream_detector.bundle import ErrorKind, ErrorStatistics, Output, Partner, Scaler
+from stream_detector.contents import Ends, ErrorKind, ErrorStatistics, Output, Partner, Scaler
 from stream_detector.events import Float64
 from stream_detector.thresholds import Series, Thresholds, expected_alerts_per_day, fit_thresholds
 from training.data import Data
 from training.normal import days_of, error_statistics, errors_of, most_alerts, series_of
 from training.novelty import alerts_per_day, novelty
 from training.options import TrainOptions
-from training.partners import SHORTEST, bias, change, contrasts, level, own_deviations, partner_errors
+from training.partners import SHORTEST, bias, change, contrasts, ends, level, own_deviations, partner_errors
 from training.progress import Progress, silent
 from training.split import Part, overlap
 
@@ -73,7 +73,7 @@ def calibrate(
     judge = CompiledModel(*size, statistics, None, **batches)
     errors = errors_of(judge, data)
     series = series_of(errors, data)
-    partners, beside = _partners(data, scaler, options, bare)
+    where, partners, beside = _partners(data, scaler, options, bare)
     parts = {"model": series} | {name: series_of(one, data) for name, one in beside.items()}
     learns_on, asked = _learns_on(data, options, output), asked_of(data, options)
     shares = ALONE if learns_on else {name: SHARES[name] for name in parts}
@@ -86,7 +86,7 @@ def calibrate(
     by_part = {"model": errors} | beside
     scores = np.max([one / found[name].values[found[name].rows(data.sensors)] for name, one in by_part.items()], axis=0)
     thresholds = msgspec.structs.replace(found.pop("model"), partners=found)
-    statistics = msgspec.structs.replace(statistics, partners=partners)
+    statistics = msgspec.structs.replace(statistics, ends=where, partners=partners)
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
     judge = CompiledModel(*size, statistics, thresholds, **batches)
     if learns_on:
@@ -113,16 +113,16 @@ def error_kind(options: TrainOptions, output: Output) -> ErrorKind:
 
 def _partners(
     data: Data, scaler: Scaler, options: TrainOptions, judge: CompiledModel
-) -> tuple[tuple[Partner, ...], dict[str, Float64]]:
-    """The score's other parts, and the errors (n) of each.
+) -> tuple[Ends | None, tuple[Partner, ...], dict[str, Float64]]:
+    """Where residuals count, the score's other parts, and the errors (n) of each.
 
     A single metric has another: see `novelty`.
     """
     if not _has_others(options, judge.output) or len(data.rules.features) == 1:
-        return (), {}
+        return None, (), {}
     found = contrasts(data, scaler, judge)
     made = [one for one in (change(data, found), level(data, found), bias(data, found)) if one is not None]
-    return tuple(made), {one.name: partner_errors(data, one, found) for one in made}
+    return ends(data, found), tuple(made), {one.name: partner_errors(data, one, found) for one in made}
 
 
 def _has_others(options: TrainOptions, output: Output) -> bool:

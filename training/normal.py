@@ -8,7 +8,7 @@ import numpy as np
 
 from stream_detector.adapters.keras.programs import LIMIT
 from stream_detector.adapters.keras.scorer import CompiledModel
-from stream_detector.bundle import ErrorKind, ErrorStatistics, Scaler
+from stream_detector.contents import ErrorKind, ErrorStatistics, Scaler
 from stream_detector.events import Float32, Float64
 from stream_detector.levels import APART
 from stream_detector.thresholds import Series

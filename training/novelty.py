@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from stream_detector.adapters.keras.scorer import CompiledModel
-from stream_detector.bundle import Novelty, Scaler
+from stream_detector.contents import Novelty, Scaler
 from stream_detector.events import Float32, Int64, Windows
 from stream_detector.memories import Memories, Memory
 from stream_detector.novelty import Learner

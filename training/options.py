@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from stream_detector.bundle import ErrorKind
+from stream_detector.contents import ErrorKind
 from stream_detector.errors import SettingsError
 from stream_detector.thresholds import Method, check_method
 from training.autoencoders import DEFAULT, architecture

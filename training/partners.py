@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, root_mean_square, within
+from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, root_mean_square
 from stream_detector.adapters.keras.scorer import CompiledModel
-from stream_detector.bundle import Normal, Partner, Scaler
+from stream_detector.contents import Ends, Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
 from training.data import Data
 from training.normal import scale_values
@@ -81,24 +80,24 @@ def bias(data: Data, found: Contrasts) -> Partner | None:
     spans = [np.ptp(data.timestamps[rows]) for _, rows in histories(data)]
     if found.biases is None or found.off is None or np.median(spans) < RHYTHM:
         return None
-    made = _lying("bias", data, found.biases, found.off)
-    if made is None:
+    return _lying("bias", data, found.biases, found.off)
+
+
+def ends(data: Data, found: Contrasts) -> Ends | None:
+    """Where the model has been, with some room: what comes is seldom all within what was. None if it has no residuals.
+
+    A sensor that training did not see may be wherever one of the others was.
+    """
+    if found.biases is None:
         return None
-    ends = {sensor: _ends(found.means[rows]) for sensor, rows in histories(data)}
-    lows, highs = (np.array(side) for side in zip(*ends.values(), strict=True))
-    own = {
-        sensor: msgspec.structs.replace(normal, low=_floats(ends[sensor][0]), high=_floats(ends[sensor][1]))
-        for sensor, normal in made.own.items()
-    }
-    common = msgspec.structs.replace(made.common, low=_floats(lows.min(axis=0)), high=_floats(highs.max(axis=0)))
-    return msgspec.structs.replace(made, common=common, own=own)
-
-
-def _ends(means: Float32) -> tuple[Float64, Float64]:
-    """How low and how high means (n, F) lay, with some room: what comes is seldom all within what was."""
-    low, high = (end.astype(np.float64) for end in (means.min(axis=0), means.max(axis=0)))
-    room = FLOOR + ROOM * (high - low)
-    return low - room, high + room
+    own = {}
+    for sensor, rows in histories(data):
+        means = found.means[rows].astype(np.float64)
+        low, high = means.min(axis=0), means.max(axis=0)
+        room = FLOOR + ROOM * (high - low)
+        own[sensor] = Ends(_floats(low - room), _floats(high + room))
+    lows, highs = (np.array([getattr(one, side) for one in own.values()]) for side in ("low", "high"))
+    return Ends(_floats(lows.min(axis=0)), _floats(highs.max(axis=0)), own)
 
 
 def _lying(name: Literal["level", "bias"], data: Data, all_means: Float32, all_lasts: Float32) -> Partner | None:
@@ -148,8 +147,6 @@ def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
             off = deviations(ops.convert_to_tensor(means[rows] - _row(own.center)), _row(own.deviation))
             counted = np.asarray(partner.counts, np.float32)
             told = root_mean_square(off, ops.convert_to_tensor(counted / counted.sum()))[0]
-            if own.low:  # else anywhere
-                told *= within(ops.convert_to_tensor(found.means[rows]), _row(own.low), _row(own.high))
         errors[rows] = ops.convert_to_numpy(told)
     return errors
 

@@ -16,14 +16,8 @@ import msgspec
 import numpy as np
 
 from stream_detector.adapters.keras.scorer import prepare_backend
-from stream_detector.bundle import (
-    Manifest,
-    Output,
-    Scaler,
-    State,
-    check_target,
-    write_bundle,
-)
+from stream_detector.bundle import check_target, write_bundle
+from stream_detector.contents import Manifest, Output, Scaler, State
 from stream_detector.errors import DataError
 from stream_detector.events import Events, Float32, Slice
 from stream_detector.sensors import Rules

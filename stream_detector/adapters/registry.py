@@ -24,8 +24,9 @@ from typing import Any
 import fsspec
 import msgspec
 
-from stream_detector.bundle import MANIFEST, Bundle, Manifest, load_bundle, read_manifest
+from stream_detector.bundle import MANIFEST, Bundle, load_bundle, read_manifest
 from stream_detector.configured import check_windows, checked, located, locations
+from stream_detector.contents import Manifest
 from stream_detector.errors import BundleError, SettingsError, StreamDetectorError
 from stream_detector.settings import Settings
 

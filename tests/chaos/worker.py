@@ -23,7 +23,8 @@ import numpy as np
 
 from stream_detector.adapters.kafka import KafkaOutlet, KafkaSource
 from stream_detector.adapters.redis.store import RedisStore
-from stream_detector.bundle import Bundle, ErrorStatistics, Manifest, Novelty, Scaler
+from stream_detector.bundle import Bundle
+from stream_detector.contents import ErrorStatistics, Manifest, Novelty, Scaler
 from stream_detector.errors import Fenced, Refused, Unavailable
 from stream_detector.events import Errors, Float32, Partition, Slice
 from stream_detector.ports import NOTHING, Delivery, Ownership, Stored, Update

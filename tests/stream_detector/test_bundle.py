@@ -14,16 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from stream_detector import bundle as module
-from stream_detector.bundle import (
-    ErrorStatistics,
-    Manifest,
-    Novelty,
-    Scaler,
-    check_fits,
-    load_bundle,
-    read_manifest,
-    write_bundle,
-)
+from stream_detector.bundle import check_fits, load_bundle, read_manifest, write_bundle
+from stream_detector.contents import Ends, ErrorStatistics, Manifest, Novelty, Scaler
 from stream_detector.errors import BundleError
 from stream_detector.memories import Head, Memory, Peak
 from stream_detector.thresholds import Entry, Tail, Thresholds
@@ -215,6 +207,10 @@ def test_parts_must_fit_each_other(tmp_path: Path) -> None:
         write(tmp_path / "pumps", features=("a", "b", "c"))
     with pytest.raises(BundleError, match="features make no sense"):
         write(tmp_path / "pumps", features=("a", "a"))
+    with pytest.raises(BundleError, match="ends does not fit 2 features"):
+        write(tmp_path / "pumps", errors=ErrorStatistics("mse", ends=Ends((0.0, 0.0), (1.0,))))
+    with pytest.raises(BundleError, match="ends make no sense"):
+        write(tmp_path / "pumps", errors=ErrorStatistics("mse", ends=Ends((0.0, 0.0), (1.0, -1.0))))
     assert not (tmp_path / "pumps").exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["work"]  # nothing is left behind
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from stream_detector.bundle import Manifest
 from stream_detector.configured import bounded, fitted, rules_of
+from stream_detector.contents import Manifest
 from stream_detector.errors import SettingsError
 from stream_detector.policy import Feature
 from stream_detector.settings import Settings, load_settings

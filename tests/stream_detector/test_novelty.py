@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_detector import memories as module
-from stream_detector.bundle import Novelty, Scaler
+from stream_detector.contents import Novelty, Scaler
 from stream_detector.errors import Damaged
 from stream_detector.events import Errors, Float32, Windows
 from stream_detector.groups import Grouped, Grouping, alike

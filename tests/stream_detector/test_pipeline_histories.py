@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from stream_detector.adapters.memory import MemoryStore
 from stream_detector.adapters.redis.store import RedisStore
-from stream_detector.bundle import Novelty, Scaler
+from stream_detector.contents import Novelty, Scaler
 from stream_detector.criteria import Criteria
 from stream_detector.errors import Moved
 from stream_detector.events import Partition

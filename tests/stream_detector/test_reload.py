@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from stream_detector.app import Service
-from stream_detector.bundle import Bundle, Manifest
+from stream_detector.bundle import Bundle
+from stream_detector.contents import Manifest
 from stream_detector.errors import BundleError
 from stream_detector.events import Errors, Float32, Model, Score
 from stream_detector.groups import Grouped, Grouping, alike

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stream_detector.adapters.keras.scorer import CompiledModel
-from stream_detector.bundle import ErrorStatistics, Scaler
+from stream_detector.contents import ErrorStatistics, Scaler
 from stream_detector.events import Float32
 from training.autoencoders.hybrid import UNITS, aer, aer_trainer, forecast
 from training.fit import fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.bundle import Scaler
+from stream_detector.contents import Scaler
 from stream_detector.events import Float32, Float64
 from training.data import periods
 from training.normal import RESIDUAL_FLOOR, error_statistics, fit_scaler, scale_values

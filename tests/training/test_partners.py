@@ -141,3 +141,14 @@ def test_features_that_no_longer_go_together_alert_for_as_long_as_it_lasts(tmp_p
 def test_a_day_does_not_tell_how_residuals_wander(tmp_path: Path) -> None:
     train([coupled(2_000, 0)], FEATURES, replace(OPTIONS, epochs=1), tmp_path / "short", session=UNDRAWN)
     assert "bias" not in load_bundle(tmp_path / "short").thresholds.partners
+
+
+def test_what_the_model_returns_counts_only_where_it_has_been(tmp_path: Path) -> None:
+    """Far away it reconstructs badly, which says nothing of how the features move there."""
+    events = [coupled(2_000, 0), replace(coupled(2_000, 1), sensors=["b"] * 2_000)]
+    train(events, ("rhythm", "opposite"), replace(OPTIONS, epochs=1), tmp_path / "short", session=UNDRAWN)
+    bundle = load_bundle(tmp_path / "short")
+    near, far = coupled(600, 5).values, coupled(600, 5).values + np.float32(30)
+    for sensor in ("a", "never seen"):
+        assert "model" in judged(bundle, near, sensor).names
+        assert "model" not in judged(bundle, far, sensor).names

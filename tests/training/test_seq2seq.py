@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stream_detector.adapters.keras.scorer import CompiledModel
-from stream_detector.bundle import ErrorStatistics, Scaler
+from stream_detector.contents import ErrorStatistics, Scaler
 from stream_detector.events import Float32
 from training.autoencoders.codes import encoder
 from training.autoencoders.seq2seq import LOSSES, build, decoder_cells, generate, trainer

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from stream_detector.adapters.keras.scorer import KerasScorer, load_model
-from stream_detector.bundle import Bundle, ErrorKind, load_bundle
+from stream_detector.bundle import Bundle, load_bundle
+from stream_detector.contents import ErrorKind
 from stream_detector.errors import DataError, SettingsError
 from stream_detector.events import Events, Partition, Slice
 from stream_detector.sensors import Rules

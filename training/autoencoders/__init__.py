@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stream_detector.bundle import Output
+from stream_detector.contents import Output
 from stream_detector.errors import SettingsError
 from stream_detector.events import Float32
 from training.autoencoders import dense, hybrid, lstm, lstm_context, rnn_classifier, seq2seq, stacked

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import initializers, layers
 
-from stream_detector.bundle import State
+from stream_detector.contents import State
 from stream_detector.errors import DataError
 from stream_detector.events import Float32
 from training.autoencoders.codes import code_of

@@ -16,9 +16,10 @@ normal windows:
 ``bias``
     the same of the residuals of a model that returns a window: features that no longer go together as they did lie
     beside their reconstruction for as long as that lasts, even if each is where it may be. Again only of features whose
-    residuals have next to no memory: what a model follows badly wanders. And only where the model has been: if the
-    mean of any feature lies outside of what training saw, residuals tell how a model extrapolates, and the error is 0.
-    So is then the model's own beside it.
+    residuals have next to no memory: what a model follows badly wanders.
+
+Residuals count only where the model has been: if the mean of any feature over a window lies outside of what training
+saw, they tell how a model extrapolates, and the errors of ``bias`` and of the model itself are 0.
 
 An autoencoder's own error of the kind ``newest`` is made likewise from its residuals: what they were just before is
 no news, so that a bias, which comes with drift, does not count.

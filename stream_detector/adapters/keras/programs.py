@@ -40,18 +40,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 from keras import ops
 
 from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, root_mean_square, within
-from stream_detector.bundle import ErrorKind, Output
+from stream_detector.contents import ErrorKind, Output
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
 TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
 
 Tensor: TypeAlias = Any  # of whichever backend runs
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]  # errors (n), step errors (n, W), shares (n, W, F)
-# With a row for each of P profiles: center, scale (P, F), deviation (P, D), thresholds (P, parts), and of each partner
-# NAME_center, NAME_deviation (P, F), NAME_low, NAME_high; of all: mean (D), whitening (D, D), NAME_weight (F)
+# With a row for each of P profiles: center, scale, low, high (P, F), deviation (P, D), thresholds (P, parts), and of
+# each partner NAME_center, NAME_deviation (P, F); of all: mean (D), whitening (D, D), NAME_weight (F)
 Tables: TypeAlias = dict[str, Tensor]
 # The model in scaled units: from (n, W, F) to a window (n, W, F), a residual (n, D), or the log-odds of anomaly (n, 1)
 Call: TypeAlias = Callable[[Tensor], Tensor]
@@ -159,20 +160,19 @@ def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Ten
     return error, shares, at + (seen.shape[1] - stride)
 
 
-def known(seen: Tensor, tables: Tables, rows: Tensor, name: str) -> Tensor:
-    """1.0 for windows that lie where this part counts, 0.0 for others, (n)."""
-    return within(ops.mean(seen, axis=1), *(of_each(tables, f"{name}_{side}", rows) for side in ("low", "high")))
-
-
-def lying(of: Tensor, seen: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Error (n) and shares (n, F) of where the mean of ``of`` (n, W, F) lies; the step (n) is the last.
-
-    0 where the window itself lies outside of what counts for this part.
-    """
+def lying(of: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n) and shares (n, F) of where the mean of ``of`` (n, W, F) lies; the step (n) is the last."""
     off = ops.mean(of, axis=1) - of_each(tables, f"{name}_center", rows)
     normal = of_each(tables, f"{name}_deviation", rows)
     error, shares = root_mean_square(deviations(off, normal), tables[f"{name}_weight"])
-    return error * known(seen, tables, rows, name), shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
+    return error, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
+
+
+def where_known(seen: Tensor, tables: Tables, rows: Tensor, partners: Sequence[str]) -> Tensor:
+    """0.0 for the parts that look at residuals, in windows where the model has not been, else 1.0: (n, parts)."""
+    known = within(ops.mean(seen, axis=1), of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n)
+    of_residuals = np.array([name in ("model", "bias") for name in ("model", *partners)])
+    return ops.where(of_residuals, ops.expand_dims(known, 1), 1.0)
 
 
 def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride: int) -> Program:
@@ -185,15 +185,15 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
         if output == "window":
             of["bias"] = call(seen) - seen
             error, steps, shares = ERRORS[kind](of["bias"], tables, rows, stride)
-            if "bias" in partners:  # then training saw enough to tell where the model has been
-                error = error * known(seen, tables, rows, "bias")
         else:
             error, steps, shares = parts(call, tables, seen, rows)
         beside = [
-            change(seen, tables, rows, stride) if name == "change" else lying(of[name], seen, tables, rows, name)
+            change(seen, tables, rows, stride) if name == "change" else lying(of[name], tables, rows, name)
             for name in partners
         ]
         errors = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
+        if output == "window":
+            errors = errors * where_known(seen, tables, rows, partners)
         thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
         scores = errors / thresholds
         part = ops.argmax(scores, axis=1)  # (n)

@@ -30,7 +30,8 @@ from stream_detector.adapters.keras.programs import (
     residuals_of,
     score_with,
 )
-from stream_detector.bundle import Bundle, ErrorStatistics, Output, Scaler
+from stream_detector.bundle import Bundle
+from stream_detector.contents import ErrorStatistics, Output, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
 from stream_detector.events import PARTS, Errors, Float32, PartName
 from stream_detector.profiles import profiles_of

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from stream_detector.adapters.keras.partners import ALPHA, before, jumps, taps
 from stream_detector.adapters.keras.scorer import CompiledModel
-from stream_detector.bundle import ErrorStatistics, Normal, Partner, Scaler
+from stream_detector.contents import Ends, ErrorStatistics, Normal, Partner, Scaler
 from stream_detector.events import Float32
 from stream_detector.thresholds import Entry, Tail, Thresholds
 
@@ -78,9 +78,7 @@ def test_the_part_with_the_largest_score_is_told_with_its_error_and_threshold() 
     assert found.worst_step[1] == LENGTH - 2
 
 
-def biased(
-    offset: float, model: float = 100.0, low: tuple[float, ...] = (), high: tuple[float, ...] = ()
-) -> CompiledModel:
+def biased(offset: float, model: float = 100.0, ends: Ends | None = None) -> CompiledModel:
     """A model that expects the second feature to be the first, plus ``offset``, whose first nobody looks at."""
     window = keras.Input((LENGTH, SIZE))
     both = keras.Model(window, layers.Dense(SIZE, name="both")(window))
@@ -88,14 +86,14 @@ def biased(
     partners = (
         Partner(
             "bias",
-            Normal((0.0, 0.5), (0.25, 0.25), low, high),
-            {"big": Normal((0.0, 0.0), (0.5, 0.5), low, high)},
+            Normal((0.0, 0.5), (0.25, 0.25)),
+            {"big": Normal((0.0, 0.0), (0.5, 0.5))},
             (False, True),
         ),
     )
     table = thresholds(model)
     table.partners.update(bias=thresholds(2.0))
-    errors = ErrorStatistics("newest", deviation=(1.0,) * SIZE, partners=partners)
+    errors = ErrorStatistics("newest", deviation=(1.0,) * SIZE, ends=ends, partners=partners)
     return CompiledModel(both, LENGTH, SCALER, errors, table, [16], "window", STRIDE)
 
 
@@ -120,10 +118,12 @@ def test_where_the_model_has_not_been_neither_its_error_nor_its_bias_counts() ->
     values[:, -1, 1] = 3  # not as the first says
     values[1] += 50  # both
     values[2, :, 0] += 50  # one alone, which is enough
-    found = biased(0.0, 0.5, (-10.0, -10.0), (10.0, 10.0)).errors([""] * 3, values)
+    ends = Ends((-10.0, -10.0), (10.0, 10.0), {"far": Ends((-10.0, -10.0), (60.0, 60.0))})
+    found = biased(0.0, 0.5, ends).errors([""] * 3, values)
     assert found.names[0] == "model"
     assert found.score[0] > 2
     assert found.score[1:].tolist() == [0, 0]
+    assert (biased(0.0, 0.5, ends).errors(["far"] * 3, values).score > 2).all(), "that sensor has been there"
     assert (biased(0.0, 0.5).errors([""] * 3, values).score > 2).all(), "without ends it counts anywhere"
 
 

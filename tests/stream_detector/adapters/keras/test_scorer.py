@@ -18,7 +18,8 @@ import pytest
 
 from stream_detector.adapters.keras import scorer as module
 from stream_detector.adapters.keras.scorer import CompiledModel, KerasScorer, buckets_up_to, load_model
-from stream_detector.bundle import Bundle, ErrorKind, ErrorStatistics, Manifest, Scaler
+from stream_detector.bundle import Bundle
+from stream_detector.contents import ErrorKind, ErrorStatistics, Manifest, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
 from stream_detector.events import Float32
 from stream_detector.thresholds import Entry, Tail, Thresholds
