@@ -2,7 +2,8 @@
 
 Each kind learns a set's training rows and streams the rest through the service's own replay, as in `benchmarks.quality`
 but judged by the model alone, without the parts beside it: those are the same whichever the model is. Writes the table
-that `docs/models.md` has. Seconds are of this machine; compare rows, not machines.
+that `docs/models.md` has: medians over seeds, of the F1 the range too. Seconds are of this machine; compare rows, not
+machines.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -39,12 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", default="asd", choices=list(PLANS))
     parser.add_argument("--models", default=",".join([*FAMILY, "denoising+lstm", "sparse+dense", "contractive+dense"]))
     parser.add_argument("--epochs", type=int, default=TrainOptions().epochs)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N")
     given = parser.parse_args(arguments)
     lines = [HEAD, "|---|" + "---:|" * 8]
     try:
         streams = read_set(given.set, given.data)
         for name in given.models.split(","):
-            lines.append(row(name, given.set, streams, given.epochs))
+            lines.append(
+                row(name, [measure(name, given.set, streams, given.epochs, seed) for seed in range(given.seeds)])
+            )
             console.print(lines[-1], highlight=False)
     except StreamDetectorError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,28 +58,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def row(name: str, of: str, streams: Sequence[Stream], epochs: int) -> str:
+class Measured(NamedTuple):
+    """What one training of a model came to, and what it cost."""
+
+    f1: float
+    precision: float
+    recall: float
+    far: float  # percent of normal rows under alert
+    vus_pr: float
+    parameters: int
+    seconds: float  # of training
+    speed: float  # windows scored a second
+
+
+def row(name: str, seeds: Sequence[Measured]) -> str:
     """One line of the table."""
+    middle = Measured(*np.median(np.array(seeds), axis=0))
+    low, high = (f"{end(one.f1 for one in seeds):.2f}" for end in (min, max))
+    told = [f"{middle.f1:.2f}" + (f" ({low}–{high})" if low != high else "")]
+    told += [f"{value:.2f}" for value in (middle.precision, middle.recall, middle.far, middle.vus_pr)]
+    told += [f"{value:,.0f}" for value in (middle.parameters, middle.seconds, middle.speed)]
+    return f"| `{name}` | " + " | ".join(told) + " |"
+
+
+def measure(name: str, of: str, streams: Sequence[Stream], epochs: int, seed: int) -> Measured:
+    """Learn a set's training rows, and stream the rest."""
     plan = PLANS[of]
     scored = [stream for stream in streams if len(stream.test)]
     options = TrainOptions(
         kind=name, length=plan.window, stride=plan.stride, epochs=epochs, units=WIDE.get(name.rpartition("+")[2]),
-        partners=False,
+        seed=seed, partners=False,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
         work = Path(folder)
         summary = learn(streams, options, work / "bundle")
         found: Figures = figures(of, scored, stream_through(work / "bundle", scored, plan, work))
         speed = windows_per_second(work / "bundle", scored[0], plan.window)
-    told = [
-        f"{found.f1:.2f}",
-        f"{found.precision:.2f}",
-        f"{found.recall:.2f}",
-        f"{found.far:.2f}",
-        f"{found.vus_pr:.2f}",
-    ]
-    told += [f"{summary.parameters:,}", f"{summary.seconds:.0f}", f"{speed:,.0f}"]
-    return f"| `{name}` | " + " | ".join(told) + " |"
+    return Measured(
+        found.f1, found.precision, found.recall, found.far, found.vus_pr,
+        summary.parameters, summary.seconds, speed,
+    )  # fmt: skip
 
 
 def windows_per_second(bundle: Path, stream: Stream, length: int) -> float:
