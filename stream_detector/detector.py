@@ -20,7 +20,7 @@ from stream_detector.memories import Memories
 from stream_detector.novelty import expected_by
 from stream_detector.settings import Settings, load_settings
 from stream_detector.timestamps import parse
-from stream_detector.verdicts import forget, judge, score_records
+from stream_detector.verdicts import forget, judge, score_records, without_unscored
 from stream_detector.windows import Rolling
 
 HERE = Partition("detector", 0)
@@ -67,7 +67,7 @@ class Detector:
             self.levels.pop(sensor, None)
         if not len(windows):
             return []
-        errors = self._loaded().score(windows.sensors, windows.values)
+        windows, errors, _ = without_unscored(windows, self._loaded().score(windows.sensors, windows.values))
         if self.learner is not None:
             errors, _ = self.learner.judge(self.memories, windows, errors)
         errors, _ = fall(self.levels, windows, errors, self.criteria.alerts)

@@ -5,8 +5,8 @@ is told than was asked for. So where somebody asked for a budget, a sensor's thr
 which one alert is budgeted. They stay while something is told, for a window's length at most, and then rise by `STEP`
 above the highest score of that: an online gradient step on the quantile (Gibbs and Candès 2021, *Adaptive Conformal
 Inference Under Distribution Shift*; Angelopoulos et al. 2023, *Conformal PID Control for Time Series Prediction*), of
-one side only: they never rise above those of training. What these tell is told, however much it is; too much of it is
-what the limit is for (`policy.Alerts.limit`).
+one side only: what reaches the thresholds of training is told, however much it is; too much of it is what the limit is
+for (`policy.Alerts.limit`). Where the step leads above those, scores below them are by the higher ones: so much calmer.
 
 A function of the sensor's windows alone, in whatever batches they come; stored beside the states of its alerts.
 """
@@ -22,18 +22,17 @@ import numpy as np
 
 from stream_detector.events import Errors, Windows
 from stream_detector.groups import Grouped
-from stream_detector.policy import DAY, Alerts
+from stream_detector.policy import APART, DAY, Alerts
 
 STEP = 0.5  # of a threshold's logarithm: what was just told is calm again, being below 0.7 of it (`resolve_below`)
 LOWEST = 0.1  # of the threshold from training: below, nothing is worth telling, however long it has been quiet
-APART = 2  # windows' lengths in which a sensor can hardly have more than one alert: an event is in view for one
 
 
 class Level(msgspec.Struct, array_like=True, frozen=True):
     """How far a sensor's thresholds have fallen."""
 
     at: int  # epoch ms
-    log: float = 0.0  # at that time, of the share of its threshold from training; not above 0
+    log: float = 0.0  # at that time, of the share of its threshold from training; from that of `LOWEST` to `STEP`
     top: float | None = None  # highest score of windows in a row that reach the threshold, the first of them `at`
 
     def fallen(self, began: int, ended: int, budget: float) -> float:
@@ -44,8 +43,8 @@ class Level(msgspec.Struct, array_like=True, frozen=True):
         return max(math.log(LOWEST), self.log - STEP * rate * (ended - self.at))
 
     def risen(self, ended: int) -> Level:
-        """Above what was told."""
-        return Level(ended, 0.0 if self.top is None else min(0.0, math.log(self.top) + STEP))
+        """Above what was told; if training's thresholds told it, there."""
+        return Level(ended, 0.0 if self.top is None or self.top >= 1 else math.log(self.top) + STEP)
 
 
 def after(level: Level | None, score: float, began: int, ended: int, budget: float) -> tuple[Level, float]:
@@ -58,14 +57,19 @@ def after(level: Level | None, score: float, began: int, ended: int, budget: flo
     if level.top is not None and level.at < began:  # nothing of what it began with is in view
         level = level.risen(ended)
     log = level.fallen(began, ended, budget)
-    share = float(np.float32(math.exp(log)))  # so that the score is 1 and more just where it reaches this
-    if score >= share:
+    share = _share(log)
+    if score >= min(1.0, share):
         if level.top is None or score > level.top:
             level = Level(ended if level.top is None else level.at, log, score)
-    elif level.top is not None:
+        return level, min(1.0, share)
+    if level.top is not None:
         level = level.risen(ended)
-        share = float(np.float32(math.exp(level.log)))
+        share = _share(level.log)
     return level, share
+
+
+def _share(log: float) -> float:
+    return float(np.float32(math.exp(log)))  # so that a score is 1 and more just where it reaches this
 
 
 def fall(

@@ -15,6 +15,7 @@ alerts and moves with them. What was in the store and is lost comes back with th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,7 @@ from stream_detector.groups import Grouped
 from stream_detector.memories import Head, Memories, Memory, Peak, from_chunk
 
 READY = 0.25  # of the windows that a threshold is of: before so many are known, nothing is unlike them
+AGAIN = 1 + 1e-6  # by more than this a number is higher than another, and not the same again
 FLOOR = 1e-2  # smallest threshold, in scaled units: of a metric that never moves, rounding is no news
 LIMIT = 1e4  # scaled values are cut here, as those that the model sees
 PLACE = PARTS.index("novelty")
@@ -43,7 +45,8 @@ class Learner:
     @property
     def reach(self) -> int:
         """Events of a sensor before a window on which the window's verdict depends, at most."""
-        return self.novelty.events + self.length + self.stride * self.most
+        windows = math.ceil(self.novelty.events / min(self.stride, self.length)) + self.most
+        return self.length + self.stride * windows
 
     @property
     def most(self) -> int:
@@ -102,13 +105,13 @@ class Learner:
         past = values[max(0, kept - self.novelty.events) : max(0, kept)]
         count = self.novelty.windows.get(sensor, self.novelty.windows[""])
         rest = float(told.score[at])
-        rise = max(1.0, _highest(head.scores, head.windows - count))
+        rise = max(1.0, AGAIN * _highest(head.scores, head.windows - count))
         told.score[at], told.threshold[at] = rest / rise, told.threshold[at] * rise
         distances, compared = head.distances, head.compared
         near, highest = self._nearest(past, window, sensor), None
         if near is not None:
             distance, expected = near
-            threshold = max(FLOOR, _highest(distances, head.windows - count))
+            threshold = max(FLOOR, AGAIN * _highest(distances, head.windows - count))
             if compared >= READY * count and distance / threshold > told.score[at]:
                 told.score[at], told.error[at], told.threshold[at] = distance / threshold, distance, threshold
                 told.worst_step[at] = np.abs(window - expected).argmax()

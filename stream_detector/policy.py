@@ -14,6 +14,7 @@ from stream_detector.sections import Duration, Section
 RECENT = 1_000  # windows of a sensor after an alert in which it is recent, unless somebody says how long
 LIMIT = 2  # alerts of a sensor that may be recent however few are expected
 DAY = 86_400_000  # ms
+APART = 2  # windows' lengths in which a sensor can hardly have more than one alert: an event is in view for one
 
 Learned: TypeAlias = Literal["learned"]
 
@@ -83,6 +84,8 @@ def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0) -> A
     thresholds from training, ``asked`` those that somebody asked for, 0 if nobody did.
     """
     budget = (asked or "off") if alerts.budget == "learned" else alerts.budget
+    if isinstance(budget, float) and step:
+        budget = min(budget, DAY / (APART * step))  # of windows of one event, which have no length to tell it by
     expected = max(expected, budget) if isinstance(budget, float) else expected
     within = round(RECENT * step) if alerts.limit_within == "learned" else alerts.limit_within
     limit = max(LIMIT, math.ceil(expected * within / DAY)) if alerts.limit == "learned" else alerts.limit

@@ -371,7 +371,7 @@ class Rolling:
         for sensor, rows, tail in zip(change.sensors, change.rows, change.tails, strict=True):
             every = self.rows.get(sensor, b"") + rows
             tails.append(every[-tail:] if tail else b"")
-            self.rows[sensor] = every[-needed:]
+            self.rows[sensor] = every[max(0, len(every) - needed) :]
         self.table.settled(dict(zip(change.sensors, change.added, strict=True)))
         for sensor in change.expired:
             self.rows.pop(sensor, None)

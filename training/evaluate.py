@@ -24,6 +24,7 @@ from rich.table import Table
 
 from stream_detector.app import replay
 from stream_detector.bundle import Bundle
+from stream_detector.configured import fitted
 from stream_detector.errors import DataError
 from stream_detector.events import Bool, Float64
 from stream_detector.settings import Settings
@@ -121,7 +122,7 @@ def evaluate(
                 baseline.fit,
                 _histories(learnt),
                 _histories(found.streams),
-                budget=_budget(bundle),
+                budget=_budget(bundle, settings),
                 policy=settings.alerts,
             )
     else:
@@ -137,7 +138,7 @@ def evaluate(
         sum(_days(stream) for stream in streams.values()),
         sum(anomalous) if found.per == "sensor" else sum(int(stream.truth.sum()) for stream in streams.values()),
         sum(len(spans_of(stream.truth)) for stream in streams.values()) if found.per == "row" else 0,
-        manifest.budget or manifest.expected_alerts_per_day,
+        _asked(bundle, settings) or manifest.expected_alerts_per_day,
         tuple(measure(name, streams, said, found.per, buffer) for name, said in judged.items()),
         tuple(notes),
     )
@@ -282,10 +283,16 @@ def _days(stream: Stream) -> float:
     return History(stream.values, stream.times).days
 
 
-def _budget(bundle: Bundle) -> float:
-    """False alarms per sensor and day that were asked for, or are expected where thresholds were set otherwise."""
-    if bundle.manifest.budget:
-        return bundle.manifest.budget
+def _asked(bundle: Bundle, settings: Settings) -> float:
+    """False alarms per sensor and day that thresholds fall to spend; 0 where nobody asked."""
+    asked = fitted(settings, bundle.manifest).alerts.budget
+    return asked if isinstance(asked, float) else 0.0
+
+
+def _budget(bundle: Bundle, settings: Settings) -> float:
+    """Those that were asked for, or are expected where thresholds were set otherwise."""
+    if asked := _asked(bundle, settings):
+        return asked
     if bundle.thresholds.method == "evt" and bundle.errors.novelty is None:  # whose thresholds are in no table
         return sum(part.parameter for part in (bundle.thresholds, *bundle.thresholds.partners.values()))
     return max(bundle.manifest.expected_alerts_per_day, LEAST)

@@ -10,7 +10,7 @@ from stream_detector.adapters.keras.programs import LIMIT
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import ErrorKind, ErrorStatistics, Scaler
 from stream_detector.events import Float32, Float64
-from stream_detector.levels import APART
+from stream_detector.policy import APART
 from stream_detector.thresholds import Series
 from training.data import Data, periods
 from training.split import Part
@@ -161,7 +161,7 @@ def series_of(errors: Float64, data: Data) -> dict[str, Series]:
 
 
 def most_alerts(data: Data) -> float:
-    """Alerts a day that the median sensor can have at most: see `stream_detector.levels.APART`."""
+    """Alerts a day that the median sensor can have at most: see `stream_detector.policy.APART`."""
     usual = periods(data.sensors, data.timestamps, data.rules.length, data.rules.stride)
     return DAY / (APART * data.rules.length * float(np.median(list(usual.values()))))
 

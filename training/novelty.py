@@ -54,7 +54,8 @@ def _last(data: Data, learner: Learner, judge: CompiledModel) -> dict[str, Memor
     chosen = np.zeros(len(data.parts), bool)
     for sensor, places in histories(data):
         count = learner.novelty.windows[sensor]
-        chosen[places[-(learner.novelty.events // learner.stride + count) :]] = True
+        filled = math.ceil(learner.novelty.events / min(learner.stride, learner.length))
+        chosen[places[-(filled + count) :]] = True
     memories = Memories()
     for places, values in data.values(chosen):
         sensors = [data.sensors[at] for at in places]

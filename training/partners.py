@@ -22,6 +22,7 @@ OWN = 50  # windows: a sensor with as many has a deviation that is half its own,
 FLOOR = 0.05  # smallest deviation, in scaled units: of a feature that hardly ever moves, any move is not yet news
 MEMORY = 0.25  # share of a feature's variance that its windows' means may have: averaging halves the deviation at least
 STILL = {"level": FLOOR, "bias": 1e-6}  # deviations up to which a feature says nothing of its memory
+RANGED = 100  # windows' lengths of history: of one feature, another window is beyond those ends once in fifty
 ROOM = 0.1  # beyond what training saw, as a share of it, where a model is taken to know its way
 SHORTEST = 4  # events a window
 RHYTHM = 2 * 86_400_000  # ms that the median sensor must have been seen for: how residuals wander takes days to show
@@ -84,18 +85,24 @@ def bias(data: Data, found: Contrasts) -> Partner | None:
 
 
 def ends(data: Data, found: Contrasts) -> Ends | None:
-    """Where the model has been, with some room: what comes is seldom all within what was. None if it has no residuals.
+    """Where the model has been, with some room: what comes is seldom all within what was.
 
-    A sensor that training did not see may be wherever one of the others was.
+    Of sensors with `RANGED` windows' lengths or more (of ``n`` that are alike, the next is the highest or the lowest
+    with probability ``2 / (n + 1)``); the others may be wherever one of these was. None if there is none, or if the
+    model has no residuals: then it counts anywhere.
     """
     if found.biases is None:
         return None
     own = {}
     for sensor, rows in histories(data):
+        if len(rows) < RANGED * overlap(data.rules.length, data.rules.stride):
+            continue
         means = found.means[rows].astype(np.float64)
         low, high = means.min(axis=0), means.max(axis=0)
         room = FLOOR + ROOM * (high - low)
         own[sensor] = Ends(_floats(low - room), _floats(high + room))
+    if not own:
+        return None
     lows, highs = (np.array([getattr(one, side) for one in own.values()]) for side in ("low", "high"))
     return Ends(_floats(lows.min(axis=0)), _floats(highs.max(axis=0)), own)
 

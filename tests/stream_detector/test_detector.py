@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from stream_detector import Detector, load_bundle
 from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.codec import encode_score
 from stream_detector.errors import SettingsError
+from stream_detector.events import Errors, Float32
 from stream_detector.settings import Settings, Window, load_settings
 from tests.commandline import invoke
 from training.plant import FEATURES, Plant
@@ -70,6 +73,18 @@ def test_it_gives_the_scores_that_replay_gives(plant: Plant, bundle: Path, detec
             exact[side] = plain
         assert close[0] == pytest.approx(close[1], rel=1e-4, abs=1e-6)
         assert exact[0] == exact[1]
+
+
+def test_a_window_that_the_device_gives_no_score_is_left_out(
+    plant: Plant, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(sensors: Sequence[str], values: Float32) -> Errors:
+        found = type(detector.scorer).score(detector.scorer, sensors, values)
+        return replace(found, score=found.score * np.nan)
+
+    monkeypatch.setattr(detector.scorer, "score", scored)
+    assert [score for event in read(plant)[: 4 * W] for score in detector.update(*event)] == []
+    assert detector.incidents == {}
 
 
 def test_alerts_policy_and_faults_apply_as_in_replay(

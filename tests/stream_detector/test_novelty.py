@@ -110,8 +110,22 @@ def test_thresholds_of_other_parts_rise_to_what_they_told() -> None:
     scores[[50, 90, 130, 190]] = 3.0, 2.0, 4.0, 3.0
     found, _ = learner(windows=100).judge(Memories(), windows, errors_of(windows, scores))
     told_by_model = {at: float(found.score[at]) for at in (50, 90, 130, 190) if found.names[at] == "model"}
-    assert told_by_model == pytest.approx({50: 3.0, 90: 2 / 3, 130: 4 / 3, 190: 3 / 4})
-    assert found.threshold[90] == pytest.approx(6.0)
+    assert told_by_model == pytest.approx({50: 3.0, 90: 2 / 3, 130: 4 / 3, 190: 3 / 4}, rel=1e-5)
+    assert found.threshold[90] == pytest.approx(6.0, rel=1e-5)
+
+
+def test_just_the_same_again_is_known() -> None:
+    """Also where the events that showed it are forgotten, as long as its distance is not."""
+    values = np.zeros(900, np.float32)
+    values[[300, 600]] = 5.0  # 300 windows apart, with the last 200 events to compare with
+    found = told(values, learner(windows=500))
+    assert found.score[300 - W + 1 : 301].max() >= 3
+    assert found.score[301:].max() < 1
+    scores = np.full(len(windows_of(values)), 0.1, np.float32)
+    scores[[300, 600]] = 1.5
+    again, _ = learner(windows=500).judge(Memories(), windows_of(0 * values), errors_of(windows_of(values), scores))
+    assert again.score[300] == 1.5
+    assert again.score[600] < 1
 
 
 def test_one_of_so_many_is_the_highest() -> None:

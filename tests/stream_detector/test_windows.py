@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream_detector.events import Events, Partition, Windows
 from stream_detector.sensors import Rules, Table
 from stream_detector.waiting import pack_waiting, unpack_waiting
-from stream_detector.windows import advance, assemble, windows_of
+from stream_detector.windows import Rolling, advance, assemble, windows_of
 from tests.reference import reference_windows
 
 MISSING = float("nan")
@@ -132,6 +132,15 @@ def test_the_stream_of_windows_needs_no_store(
     events = columns(rows)
     found = [window for windows in windows_of(cuts(events, sizes), rules) for window in plain(windows)]
     assert found == reference_windows(events, rules)[0]
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_no_more_is_held_than_the_next_window_needs(length: int) -> None:
+    rules = Rules(("p",), length, 1, (0.0,))
+    rolling = Rolling(rules)
+    for at in range(0, 60, 20):
+        rolling.push(columns([("a", time, [1.0]) for time in range(at, at + 20)]))
+        assert len(rolling.rows["a"]) == (length - 1) * rules.row.itemsize
 
 
 def test_each_rule_is_counted() -> None:

@@ -167,6 +167,11 @@ def test_without_labels_it_is_a_back_test(plant: Plant, bundle: Path, tmp_path: 
     assert found["lines"][0]["alerts"] == len(fired)
     assert found["lines"][0]["alerts_per_day"] == pytest.approx(len(fired) / found["sensor_days"])
     assert "no labels" in done.out
+    assert found["budget_per_day"] < 3
+    (tmp_path / "asked.toml").write_text("[alerts]\nbudget = 3.0\n")
+    done = invoke("evaluate", plant.stream, "--bundle", bundle, "--out", tmp_path, "--config", tmp_path / "asked.toml")
+    assert done.code == 0, done.err
+    assert told(tmp_path)["budget_per_day"] == 3, "what the settings ask for wins, as in the service"
 
 
 @pytest.mark.parametrize(

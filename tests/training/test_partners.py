@@ -152,3 +152,13 @@ def test_what_the_model_returns_counts_only_where_it_has_been(tmp_path: Path) ->
     for sensor in ("a", "never seen"):
         assert "model" in judged(bundle, near, sensor).names
         assert "model" not in judged(bundle, far, sensor).names
+
+
+def test_a_sensor_that_was_hardly_seen_may_be_where_the_others_were(tmp_path: Path) -> None:
+    brief = coupled(LENGTH, 1)
+    events = [coupled(2_000, 0), replace(brief, sensors=["brief"] * LENGTH)]
+    train(events, ("rhythm", "opposite"), replace(OPTIONS, epochs=1), tmp_path / "brief", session=UNDRAWN)
+    bundle = load_bundle(tmp_path / "brief")
+    assert "model" in judged(bundle, coupled(600, 5).values, "brief").names
+    assert bundle.errors.ends is not None
+    assert set(bundle.errors.ends.own) == {"a"}
