@@ -29,6 +29,7 @@ from stream_detector.settings import Alerts
 T = TypeVar("T")
 Change = Literal["fired", "worsened", "diagnosed", "resolved"]
 RANK: dict[Severity, int] = {"minor": 0, "major": 1, "critical": 2}
+CALM = (0.0, 0.0)  # score and strength
 MAIN = 0.5  # more than this share of a score makes it that of a fault
 
 
@@ -51,7 +52,7 @@ class Past(msgspec.Struct, array_like=True, frozen=True):
     """An alert that is over, for as long as it is recent."""
 
     ended_at: int  # epoch ms
-    peak: float
+    strength: float  # its highest
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True):
@@ -80,6 +81,7 @@ class Incident(msgspec.Struct, array_like=True, frozen=True):
     rest: Rest | None = None
     fault: Fault | None = None
     recent: tuple[Past, ...] = ()  # those that may still count for the limit, in the order of their ends
+    strength: float = 0.0  # highest so far: the peak by thresholds that do not move
 
     @property
     def idle(self) -> bool:
@@ -157,18 +159,18 @@ def standing(records: Iterable[Alert], partition: Partition, before: int, limit:
     for record in sorted(last.values(), key=lambda one: one.source.last_offset):
         if record.status == "resolved" and record.kind == "anomaly" and limit:
             known = [*over.get(record.sensor_id, []), record]
-            over[record.sensor_id] = counting(known, [one.peak_score for one in known], limit)
+            over[record.sensor_id] = counting(known, [one.peak_strength for one in known], limit)
     return [record for record in last.values() if record.status == "firing"] + [
         one for some in over.values() for one in some
     ]
 
 
-def counting(alerts: Sequence[T], peaks: Sequence[float], limit: int) -> list[T]:
-    """Those of a sensor's alerts (n), in the order of their ends, that may be among the ``limit`` highest some day.
+def counting(alerts: Sequence[T], strengths: Sequence[float], limit: int) -> list[T]:
+    """Those of a sensor's alerts (n), in the order of their ends, that may be among the ``limit`` strongest some day.
 
-    One that as many later ones are as high as will not: they are recent for longer.
+    One that as many later ones are as strong as will not: they are recent for longer.
     """
-    return [one for at, one in enumerate(alerts) if sum(later >= peaks[at] for later in peaks[at + 1 :]) < limit]
+    return [one for at, one in enumerate(alerts) if sum(s >= strengths[at] for s in strengths[at + 1 :]) < limit]
 
 
 def with_fault(incident: Incident | None, fault: Incident) -> Incident:
@@ -188,9 +190,13 @@ def follow(
     policy: Alerts,
     shown: Shown = NONE,
     *,
+    strength: float | None = None,
     muted: bool = False,
 ) -> tuple[Incident | None, list[Told]]:
-    """A sensor's state after one more window, and what is to be published: see the module's docstring."""
+    """A sensor's state after one more window, and what is to be published: see the module's docstring.
+
+    ``strength`` is the score by thresholds that do not move; it is the score where these do not.
+    """
     fault = (before and before.fault) or Fault()
     anomaly = before if before is None or before.fault is None else msgspec.structs.replace(before, fault=None)
     features = shown.features or fault.features
@@ -198,17 +204,18 @@ def follow(
     share = sum(shown.shares[at] for at in features) if shown.shares else 0.0
     theirs = score >= 1 and share > MAIN and place.began <= until
     open_ = fault.incident is not None and fault.incident.revision > 0  # what is left in the window opens nothing
-    strength = score if theirs and (open_ or shown.features) else 1.0 if shown.features else 0.0
+    strength = score if strength is None else strength
+    of_fault = (score, strength) if theirs and (open_ or shown.features) else (1.0, 1.0) if shown.features else CALM
     told: list[Told] = []
-    opened, change = advance(fault.incident, strength, (place.fault_id, place.ended), policy, muted=muted)
+    opened, change = advance(fault.incident, *of_fault, (place.fault_id, place.ended), policy, muted=muted)
     firing = opened is not None and opened.revision > 0 and change != "resolved"
     if opened is not None and change == "fired" and theirs and anomaly is not None and anomaly.revision:
         opened, change, anomaly = _taken_over(anomaly, opened, policy), "diagnosed", _resting(None, anomaly.recent)
     if opened is not None and change is not None:
         told.append(Told(opened, change, "fault"))
         opened = _left(opened, place.ended, policy) if change == "resolved" else opened
-    counted = 0.0 if theirs and firing else score
-    moved, change = advance(anomaly, counted, (place.id, place.ended), policy, muted=muted)
+    counted = CALM if theirs and firing else (score, strength)
+    moved, change = advance(anomaly, *counted, (place.id, place.ended), policy, muted=muted)
     if moved is not None and change is not None:
         told.append(Told(moved, change, "anomaly"))
         moved = _left(moved, place.ended, policy, limited=True) if change == "resolved" else moved
@@ -220,10 +227,10 @@ def follow(
 
 def _taken_over(anomaly: Incident, fault: Incident, policy: Alerts) -> Incident:
     """The fault that an anomaly turns out to be."""
-    peak = max(anomaly.peak, fault.peak)
+    peak, strength = max(anomaly.peak, fault.peak), max(anomaly.strength, fault.strength)
     severity = max(anomaly.severity, grade(peak, policy), key=RANK.__getitem__)
     begun = {"id": anomaly.id, "started_at": anomaly.started_at, "revision": anomaly.revision + 1}
-    return msgspec.structs.replace(fault, **begun, peak=peak, severity=severity)
+    return msgspec.structs.replace(fault, **begun, peak=peak, strength=strength, severity=severity)
 
 
 def _left(resolved: Incident, ended: int, policy: Alerts, *, limited: bool = False) -> Incident | None:
@@ -231,8 +238,8 @@ def _left(resolved: Incident, ended: int, policy: Alerts, *, limited: bool = Fal
     rest = Rest(ended, resolved.severity) if policy.cooldown else None
     recent = _still(resolved.recent, ended, policy)
     if limited and isinstance(policy.limit, int):
-        known = [*recent, Past(ended, resolved.peak)]
-        recent = tuple(counting(known, [one.peak for one in known], policy.limit))
+        known = [*recent, Past(ended, resolved.strength)]
+        recent = tuple(counting(known, [one.strength for one in known], policy.limit))
     return _resting(rest, recent)
 
 
@@ -250,14 +257,20 @@ def _still(recent: tuple[Past, ...], ended: int, policy: Alerts) -> tuple[Past, 
 
 
 def _enough(recent: tuple[Past, ...], policy: Alerts) -> float:
-    """The peak from which another alert fires beside these that are recent."""
+    """The strength from which another alert fires beside these that are recent."""
     if not isinstance(policy.limit, int) or len(recent) < policy.limit:
         return 0.0
-    return sorted(one.peak for one in recent)[-policy.limit]
+    return sorted(one.strength for one in recent)[-policy.limit]
 
 
 def advance(
-    incident: Incident | None, score: float, opening: tuple[str, int], policy: Alerts, *, muted: bool = False
+    incident: Incident | None,
+    score: float,
+    strength: float,
+    opening: tuple[str, int],
+    policy: Alerts,
+    *,
+    muted: bool = False,
 ) -> tuple[Incident | None, Change | None]:
     """The incident after one more window, and what changed for those who watch.
 
@@ -267,27 +280,34 @@ def advance(
     they count towards hysteresis but change nothing themselves.
     """
     if incident is None or not incident.revision:
-        return _pending(incident, score, opening, policy, muted=muted)
+        return _pending(incident, score, strength, opening, policy, muted=muted)
     ended = opening[1]
     calm = incident.calm + 1 if score < policy.resolve_below else 0
     # A sensor's clock may be set back, and events within the grace come out of order: then time counts from there.
     since = incident.started_at if incident.last is None else incident.last
     last = min(since, ended) if calm else ended
     if muted:
-        peak = max(incident.peak, score) if ended >= incident.started_at else incident.peak
-        return msgspec.structs.replace(incident, calm=calm, peak=peak, last=last), None
-    peak = max(incident.peak, score)
+        seen = (score, strength) if ended >= incident.started_at else CALM
+        peak, strength = max(incident.peak, seen[0]), max(incident.strength, seen[1])
+        return msgspec.structs.replace(incident, calm=calm, peak=peak, strength=strength, last=last), None
+    peak, strength = max(incident.peak, score), max(incident.strength, strength)
     severity = max(incident.severity, grade(peak, policy), key=RANK.__getitem__)
     resolved = calm >= policy.resolve_windows and ended - last >= policy.keep_firing_for
     worse = severity != incident.severity
     moved = msgspec.structs.replace(
-        incident, calm=calm, peak=peak, severity=severity, revision=incident.revision + (resolved or worse), last=last
+        incident,
+        calm=calm,
+        peak=peak,
+        strength=strength,
+        severity=severity,
+        revision=incident.revision + (resolved or worse),
+        last=last,
     )
     return moved, "resolved" if resolved else "worsened" if worse else None
 
 
 def _pending(
-    incident: Incident | None, score: float, opening: tuple[str, int], policy: Alerts, *, muted: bool
+    incident: Incident | None, score: float, strength: float, opening: tuple[str, int], policy: Alerts, *, muted: bool
 ) -> tuple[Incident | None, Change | None]:
     rest, ended = None if incident is None else incident.rest, opening[1]
     if rest is not None:
@@ -299,16 +319,17 @@ def _pending(
     if incident is None or not incident.id:
         incident = Incident(*opening)
     started = min(incident.started_at, ended) if policy.min_duration else incident.started_at
-    above, peak = incident.above + 1, max(incident.peak, score)
+    above, peak, strength = incident.above + 1, max(incident.peak, score), max(incident.strength, strength)
     severity = grade(peak, policy)
     long = above >= policy.min_windows and ended - started >= policy.min_duration
-    told = (rest is None or RANK[severity] > RANK[rest.severity]) and peak >= _enough(recent, policy)
+    told = (rest is None or RANK[severity] > RANK[rest.severity]) and strength >= _enough(recent, policy)
     fired = long and not muted and told
     moved = msgspec.structs.replace(
         incident,
         started_at=started,
         above=above,
         peak=peak,
+        strength=strength,
         severity=severity,
         revision=1 if fired else 0,
         last=ended if fired else None,

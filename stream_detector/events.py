@@ -133,6 +133,7 @@ class Errors:
     worst_step: NDArray[np.int32]  # (n) the step of the window with the largest error, from 0
     part: NDArray[np.int8] | None = None  # (n) the part of the score that is largest, in `PARTS`; None: the model's
     expected: Float32 | None = None  # (n, W, F) raw units, what that part expected if it knows itself, else NaN
+    strength: Float32 | None = None  # (n) the score by thresholds that do not move; None: these do not
 
     def cut(self, start: int, stop: int) -> Errors:
         """Those of the windows ``start`` to ``stop``."""
@@ -148,7 +149,13 @@ class Errors:
             self.worst_step[part],
             None if self.part is None else self.part[part],
             None if self.expected is None else self.expected[part],
+            None if self.strength is None else self.strength[part],
         )
+
+    @property
+    def strengths(self) -> Float32:
+        """(n) what compares with other windows', however thresholds moved since."""
+        return self.score if self.strength is None else self.strength
 
     @property
     def names(self) -> list[PartName]:
@@ -176,6 +183,7 @@ def gathered(every: Sequence[Errors]) -> Errors:
         np.concatenate([some.worst_step for some in every]),
         np.concatenate(parts),
         expected,
+        np.concatenate([some.strengths for some in every]),
     )
 
 
@@ -300,6 +308,8 @@ class Alert(msgspec.Struct, frozen=True):
     """The events that it came from."""
     part: PartName = "model"
     """Of the score: whose threshold and contributions these are."""
+    peak_strength: float = 0.0
+    """The highest score so far by thresholds that do not move, those of training: what `alerts.limit` compares."""
 
 
 class Finding(NamedTuple):

@@ -105,4 +105,5 @@ def fall(
             touched.add(sensor)
     for sensor, _ in leaving:
         forget(sensor)
-    return replace(errors, score=errors.score / shares, threshold=errors.threshold * shares), touched
+    score, threshold = errors.score / shares, errors.threshold * shares
+    return replace(errors, score=score, threshold=threshold, strength=errors.strengths), touched

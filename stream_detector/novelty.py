@@ -64,6 +64,7 @@ class Learner:
         leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
         part = np.zeros(len(windows), np.int8) if errors.part is None else errors.part.copy()
         usual = np.full(windows.values.shape, np.nan, np.float32)
+        strength = errors.strengths.copy()
         told = replace(
             errors,
             score=errors.score.copy(),
@@ -73,6 +74,7 @@ class Learner:
             worst_step=errors.worst_step.copy(),
             part=part,
             expected=usual,
+            strength=strength,
         )
         for at, sensor in enumerate(windows.sensors):
             while leaving and leaving[-1][1] < windows.offsets[at, 1]:
@@ -82,6 +84,7 @@ class Learner:
             memories.known[sensor], expected = self._judge_one(before, sensor, windows, told, at)
             if expected is not None:
                 told.contributions[at], part[at], usual[at, :, 0] = 1.0, PLACE, expected
+                strength[at] = told.error[at] / self._highest_in_training(sensor)
         for sensor, _ in leaving:
             memories.forget(sensor)
         return told, touched
@@ -89,6 +92,10 @@ class Learner:
     def _begin(self, sensor: str) -> Memory:
         """What is known of a sensor that was not seen yet: what it showed in training."""
         return self.novelty.own.get(sensor, Memory())
+
+    def _highest_in_training(self, sensor: str) -> float:
+        """The threshold at its end, or a deviation of the values where there is none."""
+        return max(FLOOR, _highest(self._begin(sensor).head.distances, 0) or 1.0)
 
     def _judge_one(
         self, memory: Memory, sensor: str, windows: Windows, told: Errors, at: int

@@ -45,5 +45,12 @@ class Recall:
         """Let the faults go on with their ids and revisions; their features show in the windows that are read again."""
         for alert in self.faults:
             started = parse(alert.started_at, UTC)
-            fault = Incident(alert.id, started, revision=alert.revision, severity=alert.severity, peak=alert.peak_score)
+            fault = Incident(
+                alert.id,
+                started,
+                revision=alert.revision,
+                severity=alert.severity,
+                peak=alert.peak_score,
+                strength=alert.peak_strength,
+            )
             incidents[alert.sensor_id] = with_fault(incidents.get(alert.sensor_id), fault)

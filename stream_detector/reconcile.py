@@ -170,14 +170,15 @@ def _recover(owned: Owned, alerts: Sequence[Alert]) -> None:
     recent: dict[str, tuple[Past, ...]] = {}
     for alert in alerts:
         sensor, started = alert.sensor_id, parse(alert.started_at, UTC)
-        peak = float(np.float32(alert.peak_score))  # as it was before it was written with few digits
+        # As they were before they were written with few digits.
+        peak, strength = (float(np.float32(one)) for one in (alert.peak_score, alert.peak_strength))
         if alert.kind == "silence":
             owned.silences[sensor] = Silence(alert.id, started, alert.source.last_offset)
         elif alert.ended_at is not None:
-            recent[sensor] = (*recent.get(sensor, ()), Past(parse(alert.ended_at, UTC), peak))
+            recent[sensor] = (*recent.get(sensor, ()), Past(parse(alert.ended_at, UTC), strength))
         else:
             owned.incidents[sensor] = Incident(
-                alert.id, started, revision=alert.revision, severity=alert.severity, peak=peak
+                alert.id, started, revision=alert.revision, severity=alert.severity, peak=peak, strength=strength
             )
     for sensor, past in recent.items():
         incident = owned.incidents.get(sensor, Incident("", 0))

@@ -114,6 +114,7 @@ def silence_record(
         ended_at=None if heard is None else rfc3339(heard[0]),
         score=1.0,
         peak_score=1.0,
+        peak_strength=1.0,
         threshold=limit if math.isfinite(limit) else 0.0,
         contributions={},
         observed={},

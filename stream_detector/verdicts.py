@@ -63,6 +63,7 @@ def judge(
     leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
     signs, deviations = criteria.look(windows), criteria.deviations
     scores = errors.score if deviations is None else deviations.counted(windows, errors, expect)
+    strengths = np.where(scores > 0, errors.strengths, 0).tolist()  # what does not count has none
     for at, (sensor, score) in enumerate(zip(windows.sensors, scores.tolist(), strict=True)):
         while leaving and leaving[-1][1] < windows.offsets[at, 1]:
             forget(leaving.pop()[0], incidents, touched)
@@ -79,7 +80,8 @@ def judge(
             int(windows.timestamps[at, 0]),
             int(windows.timestamps[at, 1]),
         )
-        after, told = follow(before, score, place, criteria.alerts.of(sensor), shown, muted=last < floor)
+        policy, muted = criteria.alerts.of(sensor), last < floor
+        after, told = follow(before, score, place, policy, shown, strength=strengths[at], muted=muted)
         for one in told:
             cause = ""
             if one.kind == "fault" and limits is not None:
@@ -196,7 +198,7 @@ def alert_records(
         rfc3339_all(mine.timestamps[:, 1]),
         mine.offsets.tolist(),
         short(of.score),
-        short(np.array([one.incident.peak for _, one, _ in changes], np.float32)),
+        short(np.array([(one.incident.peak, one.incident.strength) for _, one, _ in changes], np.float32)),
         short(of.threshold),
         short(of.contributions),
         short(mine.values[every, steps]),
@@ -217,7 +219,7 @@ def alert_records(
             started_at=rfc3339(incident.started_at),
             ended_at=ended if what == "resolved" else None,
             score=score,
-            peak_score=peak,
+            peak_score=highest[0],
             threshold=threshold,
             contributions=dict(zip(features, shares, strict=True)),
             observed=dict(zip(features, values, strict=True)),
@@ -226,8 +228,9 @@ def alert_records(
             model=models.of(sensor),
             source=Origin(*partition, *span),
             part=part,
+            peak_strength=highest[1],
         )
-        for change, sensor, ended, span, score, peak, threshold, shares, values, usual, unknown, part in columns
+        for change, sensor, ended, span, score, highest, threshold, shares, values, usual, unknown, part in columns
         for _, (incident, what, kind), cause in (change,)
     ]
 

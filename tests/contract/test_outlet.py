@@ -193,7 +193,13 @@ def test_alerts_that_are_over_can_be_read_again_as_long_as_they_may_count(outlet
             ended = None if status == "firing" else made.started_at
             records.append(
                 msgspec.structs.replace(
-                    made, kind=kind, peak_score=peak, revision=revision, status=status, ended_at=ended
+                    made,
+                    kind=kind,
+                    peak_score=9 - peak,
+                    peak_strength=peak,
+                    revision=revision,
+                    status=status,
+                    ended_at=ended,
                 )
             )
     outlet.deliver(Delivery([], records, [], {at: 11}))
@@ -201,7 +207,7 @@ def test_alerts_that_are_over_can_be_read_again_as_long_as_they_may_count(outlet
     def peaks(before: int, limit: int) -> dict[str, list[float]]:
         found = outlet.standing(at, before, limit)
         assert all(one.status == "resolved" for one in found)
-        return {name: [one.peak_score for one in found if one.sensor_id == name] for name in ("a", "b")}
+        return {name: [one.peak_strength for one in found if one.sensor_id == name] for name in ("a", "b")}
 
     assert peaks(100, 0) == {"a": [], "b": []}
     assert peaks(100, 1) == {"a": [9, 4], "b": [3]}  # the second of a: one that is higher came after it

@@ -45,7 +45,7 @@ def live(scores: Sequence[float], policy: Alerts = POLICY) -> tuple[list[Told], 
     changes: list[Told] = []
     states: list[str] = []
     for window, score in enumerate(scores):
-        incident, change = advance(incident, score, (f"w{window}", window), policy)
+        incident, change = advance(incident, score, score, (f"w{window}", window), policy)
         if change is not None:
             assert incident is not None
             changes.append(Told(window, change, incident))
@@ -200,7 +200,7 @@ def test_it_goes_on_the_same_from_a_state_that_was_stored(
         for window, score in enumerate(scores):
             if stored and window == stop and incident is not None:
                 incident = msgspec.msgpack.decode(msgspec.msgpack.encode(incident), type=Incident)
-            incident, change = advance(incident, score, (f"w{window}", window), policy)
+            incident, change = advance(incident, score, score, (f"w{window}", window), policy)
             found.append((incident, change))
             incident = None if change == "resolved" else incident
         steps.append(found)

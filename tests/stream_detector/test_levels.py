@@ -130,6 +130,21 @@ def test_what_lasts_below_the_threshold_of_training_is_an_alert_that_ends() -> N
     assert fallen(scores, 1.0).score[5 * MINUTES_A_DAY] >= 1, "training's threshold tells whatever there was"
 
 
+def test_what_is_worse_is_told_whatever_the_limit() -> None:
+    """However far thresholds had fallen for what was told before."""
+    scores = np.full(30 * MINUTES_A_DAY, 0.01, np.float32)
+    worse = {15 * MINUTES_A_DAY: 0.4, 18 * MINUTES_A_DAY: 0.99, 19 * MINUTES_A_DAY: 1.4, 20 * MINUTES_A_DAY: 1.3}
+    for at, score in worse.items():
+        scores[at] = score
+    scores[22 * MINUTES_A_DAY] = 0.9  # not among the worst two
+    windows, policy = windows_of(len(scores)), Alerts(budget=1.0, limit=2, limit_within=30 * DAY)
+    errors, _ = fall({}, windows, errors_of(scores), alike(policy))
+    judged = judge(Partition("t", 0), windows, errors, {}, Criteria(alike(policy)), lambda some, _: some.values)
+    fired = {at: told.incident.strength for at, told, _ in judged.changes if told.change == "fired"}
+    assert errors.score[22 * MINUTES_A_DAY] > 1
+    assert fired == pytest.approx(worse)
+
+
 def test_no_more_is_spent_than_one_alert_in_two_windows() -> None:
     scores = np.full(4_000, 0.01, np.float32)
     hourly, asked = fallen(scores, 24.0, 60 * MINUTE), DAY / (APART * (W - 1) * 60 * MINUTE)

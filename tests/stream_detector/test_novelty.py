@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from stream_detector import memories as module
 from stream_detector.contents import Novelty, Scaler
+from stream_detector.criteria import Criteria
 from stream_detector.errors import Damaged
-from stream_detector.events import Errors, Float32, Windows
+from stream_detector.events import Errors, Float32, Partition, Windows
 from stream_detector.groups import Grouped, Grouping, alike
 from stream_detector.memories import Memories
 from stream_detector.novelty import Learner, expected_by, learn
+from stream_detector.policy import Alerts
+from stream_detector.verdicts import judge
 
 W = 8
 PERIOD = 12
@@ -126,6 +129,24 @@ def test_just_the_same_again_is_known() -> None:
     again, _ = learner(windows=500).judge(Memories(), windows_of(0 * values), errors_of(windows_of(values), scores))
     assert again.score[300] == 1.5
     assert again.score[600] < 1
+
+
+def test_what_is_worse_than_all_before_is_told_whatever_the_limit() -> None:
+    """Scores by thresholds that rise with what was told do not compare; how far windows are from all known does."""
+    values = wave(2_400)
+    heights = {500: 5.0, 900: -10.0, 1_300: 20.0, 1_700: -40.0, 2_100: 80.0}
+    for at, height in heights.items():
+        values[at] += height
+    windows = windows_of(values)
+    by = learner(events=300, windows=1_000)
+    errors, _ = by.judge(Memories(), windows, errors_of(windows))
+    policy = Alerts(limit=2, limit_within=10_000_000)
+    judged = judge(Partition("t", 0), windows, errors, {}, Criteria(alike(policy)), lambda some, _: some.values)
+    fired = [int(windows.offsets[at, 1]) for at, told, _ in judged.changes if told.change == "fired"]
+    for at in heights:
+        assert any(at <= end < at + W for end in fired), f"the one at {at}"
+    strengths = [told.incident.strength for _, told, _ in judged.changes if told.change == "resolved"]
+    assert max(strengths) == pytest.approx(80 / np.sqrt(W), rel=0.2), "in deviations, where training showed none"
 
 
 def test_one_of_so_many_is_the_highest() -> None:

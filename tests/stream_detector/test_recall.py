@@ -26,7 +26,7 @@ LOG: list[Record] = [("a", at, 20.0 if at < 40 else at % 7 / 10) for at in range
 def alert(name: str, kind: str, revision: int, status: str = "firing") -> Alert:
     return Alert(
         name, revision, status, kind, "a", "major", "1970-01-01T00:00:00.005Z", None, 2.5, 2.5, 1.0, {}, {}, {}, "",  # type: ignore[arg-type] # plain words
-        Model("m", "1"), Origin("events", 0, 0, 3),
+        Model("m", "1"), Origin("events", 0, 0, 3), peak_strength=2.5,
     )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_a_sensor_goes_on_with_an_anomaly_and_a_fault() -> None:
     found = incidents["a"]
     assert (found.id, found.revision) == ("one", 1)
     assert found.fault is not None
-    assert found.fault.incident == Incident("two", 5, revision=2, severity="major", peak=2.5)
+    assert found.fault.incident == Incident("two", 5, revision=2, severity="major", peak=2.5, strength=2.5)
     alone: dict[str, Incident] = {}
     recall.restore(alone)
     assert (alone["a"].id, alone["a"].state) == ("", "firing")

@@ -82,7 +82,7 @@ def test_alerts_are_counted_as_the_service_raises_them(scores: list[float]) -> N
     state: Incident | None = None
     peaks: list[float] = []
     for at, score in enumerate(scores):
-        state, change = advance(state, score, (str(at), at), Alerts())
+        state, change = advance(state, score, score, (str(at), at), Alerts())
         if change == "fired":
             peaks.append(score)
         elif state is not None and state.state == "firing":

@@ -33,7 +33,7 @@ SCORE = [
 ]  # fmt: skip
 ALERT = [
     "id", "revision", "status", "kind", "sensor_id", "severity", "started_at", "ended_at", "score", "peak_score",
-    "threshold", "contributions", "observed", "expected", "summary", "model", "source", "part",
+    "threshold", "contributions", "observed", "expected", "summary", "model", "source", "part", "peak_strength",
 ]  # fmt: skip
 SOURCE = ["topic", "partition", "first_offset", "last_offset"]
 PARTITION = Partition("sensor-events", 3)
@@ -128,6 +128,7 @@ def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
         "expected": {"pressure": 108.0, "current": 109.0},
         "summary": "pump-7: pressure 8 where 108 was expected",
         "part": "model",
+        "peak_strength": 1.5,
         "model": {"name": "pumps", "version": "7"},
         "source": {"topic": "sensor-events", "partition": 3, "first_offset": 11, "last_offset": 13},
     }
