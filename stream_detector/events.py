@@ -269,6 +269,9 @@ class Embedding(msgspec.Struct, frozen=True):
     """The events that it came from."""
 
 
+FaultKind: TypeAlias = Literal["stuck", "out_of_range", "dropout"]
+
+
 class Alert(msgspec.Struct, frozen=True):
     """One record of the alerts topic: one change of one alert's state."""
 
@@ -310,6 +313,8 @@ class Alert(msgspec.Struct, frozen=True):
     """Of the score: whose threshold and contributions these are."""
     peak_strength: float = 0.0
     """The highest score so far by thresholds that do not move, those of training: what `alerts.limit` compares."""
+    faults: dict[str, FaultKind] = {}
+    """What is wrong with which feature, in that window; empty but for a `fault`."""
 
 
 class Finding(NamedTuple):

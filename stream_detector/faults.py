@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.alerts import Run
-from stream_detector.events import Bool, Float32, Float64, Windows
+from stream_detector.events import Bool, FaultKind, Float32, Float64, Windows
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
 
@@ -30,6 +32,13 @@ class Signs:
         self.faulty[places], self.still[places] = some.faulty, some.still
         for at, odd in zip(places.tolist(), some.odd, strict=True):
             self.odd[at] = odd
+
+
+class Cause(NamedTuple):
+    """What is wrong with a sensor."""
+
+    words: str = ""
+    kinds: Mapping[str, FaultKind] = MappingProxyType({})  # by feature
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +87,27 @@ class Limits:
             if run.events >= self.events[run.feature] and ended - run.since >= self.lasting[run.feature]
         ]
 
-    def cause(self, windows: Windows, at: int, features: Sequence[int]) -> str:
-        """What is wrong with these features in a window, in words."""
-        words = [self._word(windows, at, feature) for feature in features[:NAMED]]
-        return "; ".join(words + ([f"and {len(features) - NAMED} more"] if len(features) > NAMED else []))
+    def cause(self, windows: Windows, at: int, features: Sequence[int]) -> Cause:
+        """What is wrong with these features in a window."""
+        found = {feature: self._wrong(windows, at, feature) for feature in features}
+        words = [told for _, told in found.values()][:NAMED]
+        words += [f"and {len(features) - NAMED} more"] if len(features) > NAMED else []
+        return Cause("; ".join(words), {self.rules.features[at]: kind for at, (kind, _) in found.items() if kind})
 
-    def _word(self, windows: Windows, at: int, feature: int) -> str:
+    def _wrong(self, windows: Windows, at: int, feature: int) -> tuple[FaultKind | None, str]:
+        """With one feature; None if the window does not show it any more."""
         name, column = self.rules.features[feature], windows.values[at, :, feature]
         low, high = self.low[feature], self.high[feature]
         beyond = column[(column < low) | (column > high)]
         if len(beyond):
             limits = f"above {high:.4g}" if beyond[-1] > high else f"below {low:.4g}"
-            return f"{name} {beyond[-1]:.4g} is {limits}, out of its range"
+            return "out_of_range", f"{name} {beyond[-1]:.4g} is {limits}, out of its range"
         if windows.imputed[at, feature]:
             share = float(self._missing(windows.take(np.array([at])))[0, feature])
-            return f"{name} missing in {share:.0%} of the events"
+            return "dropout", f"{name} missing in {share:.0%} of the events"
         if (column == column[0]).all():
-            return f"{name} stuck at {column[0]:.4g}"
-        return f"{name} was faulty shortly before"
+            return "stuck", f"{name} stuck at {column[0]:.4g}"
+        return None, f"{name} was faulty shortly before"
 
     def _still(self, windows: Windows) -> Bool:
         """(n, F). Windows with imputed values say nothing: these repeat the last one."""

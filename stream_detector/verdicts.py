@@ -13,7 +13,7 @@ from stream_detector.codec import identify, rfc3339, rfc3339_all
 from stream_detector.criteria import Criteria
 from stream_detector.deviations import Expect
 from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Reject, Score, State, Windows
-from stream_detector.faults import Limits, Signs
+from stream_detector.faults import Cause, Limits, Signs
 from stream_detector.groups import Grouped
 from stream_detector.ports import Kind
 
@@ -24,7 +24,7 @@ class Judged(NamedTuple):
     """The verdicts on ``n`` windows of one partition."""
 
     states: list[State]  # (n) of the sensor after the window
-    changes: list[tuple[int, Told, str]]  # index of the window, what changed, what is wrong if it is a fault
+    changes: list[tuple[int, Told, Cause]]  # index of the window, what changed, what is wrong if it is a fault
     touched: dict[str, Incident | None]  # sensors whose incident is another than before
 
 
@@ -58,7 +58,7 @@ def judge(
     windows that need it. Of sensors that were ``swept`` after an offset, only open alerts are remembered from there on.
     """
     states: list[State] = ["normal"] * len(windows)
-    changes: list[tuple[int, Told, str]] = []
+    changes: list[tuple[int, Told, Cause]] = []
     touched: dict[str, Incident | None] = {}
     leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
     signs, deviations = criteria.look(windows), criteria.deviations
@@ -83,7 +83,7 @@ def judge(
         policy, muted = criteria.alerts.of(sensor), last < floor
         after, told = follow(before, score, place, policy, shown, strength=strengths[at], muted=muted)
         for one in told:
-            cause = ""
+            cause = Cause()
             if one.kind == "fault" and limits is not None:
                 fault = None if after is None else after.fault
                 cause = limits.cause(windows, at, shown.features or (fault.features if fault is not None else ()))
@@ -180,7 +180,7 @@ def alert_records(
     partition: Partition,
     windows: Windows,
     errors: Errors,
-    changes: Sequence[tuple[int, Told, str]],
+    changes: Sequence[tuple[int, Told, Cause]],
     expect: Expect,
     features: Sequence[str],
     models: Grouped[Model],
@@ -224,14 +224,15 @@ def alert_records(
             contributions=dict(zip(features, shares, strict=True)),
             observed=dict(zip(features, values, strict=True)),
             expected={} if unknown else dict(zip(features, usual, strict=True)),
-            summary=f"{sensor}: {_summary(what, kind, cause, features, shares, values, () if unknown else usual)}",
+            summary=f"{sensor}: {_summary(what, kind, why.words, features, shares, values, () if unknown else usual)}",
             model=models.of(sensor),
             source=Origin(*partition, *span),
             part=part,
             peak_strength=highest[1],
+            faults=dict(why.kinds),
         )
         for change, sensor, ended, span, score, highest, threshold, shares, values, usual, unknown, part in columns
-        for _, (incident, what, kind), cause in (change,)
+        for _, (incident, what, kind), why in (change,)
     ]
 
 

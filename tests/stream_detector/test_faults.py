@@ -54,11 +54,28 @@ def told(
     rows: Sequence[tuple[float, float]], asked: Settings, rules: Rules = RULES, **about: Any
 ) -> list[tuple[int, str, str, str]]:
     """Offset, kind, status and summary of each alert."""
+    records = alerts(rows, asked, rules, **about)
+    return [(one.source.last_offset, one.kind, one.status, one.summary) for one in records]
+
+
+def alerts(rows: Sequence[tuple[float, float]], asked: Settings, rules: Rules = RULES, **about: Any) -> list[Alert]:
     some = windows(rows, rules)
     found = errors(len(some), **about)
     judged = judge(PARTITION, some, found, {}, criteria_of(rules, asked), same)
-    records = alert_records(PARTITION, some, found, judged.changes, same, FEATURES, MODELS)
-    return [(one.source.last_offset, one.kind, one.status, one.summary) for one in records]
+    return alert_records(PARTITION, some, found, judged.changes, same, FEATURES, MODELS)
+
+
+def test_an_alert_says_which_fault_it_is_of_which_feature() -> None:
+    asked = settings(
+        features={"pressure": {"range": [0, 10.1]}, "current": {"stuck_events": 4}}, faults={"dropout": 0.5}
+    )
+    beyond = [(at, at) for at in VARIED] + [(12.0, 1.0)] + [(at, at) for at in VARIED]
+    assert [one.faults for one in alerts(beyond, asked)] == [{"pressure": "out_of_range"}, {}]
+    both = [(12.0, at) for at in VARIED] + [(12.0, 3.0)] * 8
+    assert alerts(both, asked)[0].faults == {"pressure": "out_of_range"}
+    assert alerts([(at, 3.0) for at in VARIED], asked)[0].faults == {"current": "stuck"}
+    assert alerts([(NAN, at + 0.1) for at in VARIED], asked)[0].faults == {"pressure": "dropout"}
+    assert [one.faults for one in alerts([(at, at) for at in VARIED], settings(), score=3.0)] == [{}]
 
 
 def test_nothing_is_watched_unless_it_is_asked_for() -> None:

@@ -18,6 +18,7 @@ from stream_detector.alerts import Incident
 from stream_detector.codec import encode_alert, encode_score, identify
 from stream_detector.criteria import Criteria, criteria_of
 from stream_detector.events import Alert, Errors, Float32, Model, Partition, Score, Windows
+from stream_detector.faults import Cause
 from stream_detector.groups import alike
 from stream_detector.pipeline import Pipeline
 from stream_detector.sensors import Rules
@@ -34,6 +35,7 @@ SCORE = [
 ALERT = [
     "id", "revision", "status", "kind", "sensor_id", "severity", "started_at", "ended_at", "score", "peak_score",
     "threshold", "contributions", "observed", "expected", "summary", "model", "source", "part", "peak_strength",
+    "faults",
 ]  # fmt: skip
 SOURCE = ["topic", "partition", "first_offset", "last_offset"]
 PARTITION = Partition("sensor-events", 3)
@@ -129,6 +131,7 @@ def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
         "summary": "pump-7: pressure 8 where 108 was expected",
         "part": "model",
         "peak_strength": 1.5,
+        "faults": {},
         "model": {"name": "pumps", "version": "7"},
         "source": {"topic": "sensor-events", "partition": 3, "first_offset": 11, "last_offset": 13},
     }
@@ -239,7 +242,7 @@ def test_the_first_group_whose_pattern_fits_says_when_a_sensor_alerts() -> None:
         some, told = windows(6, sensor), errors([1.5] * 6)
         judged = judge(PARTITION, some, told, {}, criteria, expect)
         [(at, (incident, change, kind), cause)] = judged.changes
-        assert (change, kind, cause) == ("fired", "anomaly", "")
+        assert (change, kind, cause) == ("fired", "anomaly", Cause())
         found[sensor] = (at, incident.severity)
     assert found == {"pump-7": (4, "major"), "pump-8": (1, "minor"), "fan-1": (2, "minor")}
 

@@ -150,7 +150,8 @@ def test_an_alert_of_it_that_is_explained_holds(bundle: Bundle, replayed: Path) 
     alerts = replayed / "out" / "alerts.jsonl"
     id_ = lines_of(alerts)[0]["id"]
     data = replayed / "load.jsonl"
-    done = invoke("explain", id_, "--bundle", bundle.path, "--alerts", alerts, "--data", data)
+    given = ("--bundle", bundle.path, "--alerts", alerts, "--data", data, "--out", replayed / "explained")
+    done = invoke("explain", id_, *given)
     assert done.code == 0, done.out + done.err
     assert "the verdict holds" in done.out
 
