@@ -108,7 +108,7 @@ def test_cutting_out_normal_stretches_leaves_every_anomaly(tmp_path: Path, monke
         }
 
     monkeypatch.setattr(quality, "stream_through", through)
-    found = cut_out("asd", [one], Plan(), tmp_path)
+    found = cut_out("asd", [one], Plan(), tmp_path, 0)
     [shorter] = seen
     assert len(shorter.test) < len(one.test)
     assert shorter.anomalous.sum() == one.anomalous.sum()
