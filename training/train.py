@@ -356,7 +356,7 @@ def _notes(
         )
     fit_windows = int((data.parts == Part.FIT).sum())
     if fit_windows > len(values):
-        notes.append(f"fitted on {len(values)} of {fit_windows} windows, drawn at random (max_windows)")
+        notes.append(f"fitted on {len(values)} of {fit_windows} windows, drawn at random (--max-windows)")
     return notes
 
 

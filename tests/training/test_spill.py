@@ -81,3 +81,19 @@ def test_sizes_that_are_none(size: str, tmp_path: Path) -> None:
     told = invoke("train", "x.csv", "--out", str(tmp_path / "bundle"), "--max-memory", size)
     assert told.code == 2
     assert f'--max-memory {size}: give a number and kB, MB, GB or TB, such as "8GB"' in " ".join(told.err.split())
+
+
+def test_windows_to_learn_from_are_as_many_as_the_command_says(tmp_path: Path) -> None:
+    given = events(900)
+    rows = zip(given.timestamps.tolist(), given.sensors, given.values[:, :2].tolist(), strict=True)
+    lines = [f"{time},{sensor},{wave},{noise}" for time, sensor, (wave, noise) in rows if noise == noise]
+    (tmp_path / "data.csv").write_text("\n".join(["timestamp,sensor_id,wave,noise", *lines]))
+    options = ("--window", 8, "--stride", 4, "--model", "dense", "--units", "4", "--epochs", 1)
+    done = invoke("train", tmp_path / "data.csv", "--out", tmp_path / "bundle", *options, "--max-windows", 70)
+    assert done.code == 0, done.err
+    told = (tmp_path / "bundle" / "report" / "summary.txt").read_text()
+    assert "70 fit, 10 validation, 10 statistics" in told
+    assert "drawn at random (--max-windows)" in told
+    refused = invoke("train", tmp_path / "data.csv", "--out", tmp_path / "bundle", "--max-windows", 0)
+    assert refused.code == 2
+    assert refused.err.strip().endswith("max_windows = 0 will not do; give 1 or more")

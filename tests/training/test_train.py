@@ -195,7 +195,7 @@ def test_partitions_are_logs_of_their_own(tmp_path: Path) -> None:
     assert summary.events == 600
     assert summary.windows["fit"] == 70
     assert summary.windows["validation"] == 10
-    assert any("max_windows" in note for note in summary.notes)
+    assert any("fitted on 70 of" in note and "--max-windows" in note for note in summary.notes)
 
 
 def test_events_of_many_short_sensors(tmp_path: Path) -> None:
