@@ -21,9 +21,7 @@ from stream_detector.contents import Manifest, Output, Scaler, State
 from stream_detector.errors import DataError
 from stream_detector.events import Events, Float32, Slice
 from stream_detector.sensors import Rules
-from stream_detector.thresholds import (
-    FEW_PEAKS,
-)
+from stream_detector.thresholds import FEW_PEAKS
 from stream_detector.timestamps import rfc3339
 from training.autoencoders import Architecture, architecture
 from training.autoencoders.codes import code_layer
