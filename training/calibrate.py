@@ -84,7 +84,9 @@ def calibrate(
     }
     expected = sum(expected_alerts_per_day(found[name], one) for name, one in parts.items())
     by_part = {"model": errors} | beside
-    scores = np.max([one / found[name].values[found[name].rows(data.sensors)] for name, one in by_part.items()], axis=0)
+    scores = np.full(len(errors), -np.inf)
+    for name, one in by_part.items():  # NaN of any part stays
+        np.maximum(scores, one / found[name].values[found[name].rows(data.names)][data.which], out=scores)
     thresholds = msgspec.structs.replace(found.pop("model"), partners=found)
     statistics = msgspec.structs.replace(statistics, ends=where, partners=partners)
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
@@ -121,7 +123,7 @@ def _partners(
     if not _has_others(options, judge.output) or len(data.rules.features) == 1:
         return None, (), {}
     found = contrasts(data, scaler, judge)
-    made = [one for one in (change(data, found), level(data, found), bias(data, found)) if one is not None]
+    made = [one for one in (change(found), level(data, found), bias(data, found)) if one is not None]
     return ends(data, found), tuple(made), {one.name: partner_errors(data, one, found) for one in made}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,14 @@ from stream_detector.errors import DataError
 from stream_detector.events import Bool, Events, Float32, Float64, Int64, Partition, Slice, Windows
 from stream_detector.ports import Source
 from stream_detector.sensors import Rules
-from stream_detector.windows import windows_of
+from stream_detector.windows import Rolling, windows_of
+from training.past import Past
 from training.spill import Log, Spill
 from training.split import USED, Part, split
 
 UNKNOWN = -1  # the label of an event or a window that has none
-CHUNK = 10_000  # events that are made into windows at a time: with stride 1, windows take W times their memory
+CHUNK = 10_000  # events that are made into windows at a time …
+PIECE = 2**24  # … or fewer, so that these take no more bytes: with stride 1, W times as many as the events
 MEMORY = 2 * 2**30  # bytes of events that are held in memory where nobody says
 
 
@@ -28,15 +29,31 @@ class Data:
     """Events, and what is known of their windows: ``n``, in the order in which they are made."""
 
     rules: Rules
+    spill: Spill  # where events are held
     logs: list[Log]  # of each partition
     events: int
-    sensors: list[str]  # (n)
+    names: list[str]  # of sensors that have windows, sorted
+    which: NDArray[np.int32]  # (n) whose window it is: a place in `names`
     timestamps: Int64  # (n, 2) of the first and the last event
     parts: NDArray[np.int8]  # (n) of windows without an anomalous event; `Part.NONE` for the others
     labels: NDArray[np.int8]  # (n) that of the last event: 0 (normal), 1 (anomalous) or `UNKNOWN`
     taught: NDArray[np.int8]  # (n) the part to learn labels in: of all windows that have one, else `Part.NONE`
-    touched: int = 0  # windows with an anomalous event
-    still: tuple[int, ...] = ()  # (F) longest run of equal values, in events: see `longest_runs`
+    touched: int  # windows with an anomalous event
+    still: tuple[int, ...]  # (F) longest run of equal values, in events: see `Past.follow`
+    periods: Mapping[str, float]  # ms from event to event of each sensor: see `periods`
+
+    def sensors(self, places: NDArray[np.intp]) -> list[str]:
+        """Whose these (m) windows are, (m)."""
+        return [self.names[code] for code in self.which[places].tolist()]
+
+    def histories(self, chosen: Bool) -> Iterator[tuple[str, NDArray[np.intp]]]:
+        """Each sensor with its windows in time order, of the chosen (n); sensors without one are left out."""
+        places = np.flatnonzero(chosen)
+        order = places[np.lexsort((self.timestamps[places, 1], self.which[places]))]  # stable
+        ends = np.cumsum(np.bincount(self.which[places], minlength=len(self.names)))
+        for name, start, end in zip(self.names, [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            if end > start:
+                yield name, order[start:end]
 
     def values(self, chosen: Bool) -> Iterator[tuple[NDArray[np.intp], Float32]]:
         """The chosen (n) windows piece by piece: their places in the order, and (m, W, F) in raw units."""
@@ -54,7 +71,7 @@ class Data:
             places = np.sort(np.random.default_rng([seed, part]).choice(places, most, replace=False))
         chosen = np.zeros(len(self.parts), bool)
         chosen[places] = True
-        return [self.sensors[at] for at in places], np.concatenate([values for _, values in self.values(chosen)])
+        return self.sensors(places), np.concatenate([values for _, values in self.values(chosen)])
 
     def gather_labelled(self, part: Part, most: int, seed: int) -> tuple[list[str], Float32, NDArray[np.int8]]:
         """Windows to learn labels from: their sensors (m), (m, W, F) in raw units, and those labels (m).
@@ -69,8 +86,8 @@ class Data:
         chosen = np.zeros(len(self.parts), bool)
         chosen[normal] = chosen[anomalous] = True
         empty = np.empty((0, self.rules.length, len(self.rules.features)), np.float32)
-        sensors = [self.sensors[at] for at in np.flatnonzero(chosen)]
-        return sensors, np.concatenate([empty, *(values for _, values in self.values(chosen))]), self.labels[chosen]
+        values = np.concatenate([empty, *(values for _, values in self.values(chosen))])
+        return self.sensors(np.flatnonzero(chosen)), values, self.labels[chosen]
 
 
 class _All:
@@ -114,8 +131,8 @@ def read(
 ) -> Data:
     """Hold the events and see what windows they make; ``rules.means`` are learnt (see `Data.rules`).
 
-    Events beyond ``memory`` bytes are held in a file in ``folder``, see `Spill`; of windows, only their sensors, times
-    and parts are held.
+    Events beyond ``memory`` bytes are held in a file in ``folder``, see `Spill`. Of windows, only whose they are, their
+    times, parts and labels are held, and of the events themselves nothing but a label (one byte) where they have any.
 
     Events are one log, slices as many as they have partitions. With ``label``, the name of a column, each event has
     one value more than there are features, at the end: 0, 1, or NaN where it is not known. It is taken off here, so
@@ -127,10 +144,12 @@ def read(
     """
     spill = Spill(memory, folder)
     by_log: dict[Partition | None, Log] = {}
-    marks: dict[Partition | None, list[NDArray[np.int8]]] = {}
+    marks: dict[Partition | None, list[NDArray[np.int8]]] = {}  # of pieces, where there are labels
+    window = rules.length * len(rules.features) * np.dtype(np.float32).itemsize  # bytes
+    chunk = max(1, min(CHUNK, PIECE * rules.stride // max(window, 1)))
     for piece in events:
         key, found = (piece.partition, piece.events) if isinstance(piece, Slice) else (None, piece)
-        mark = np.full(len(found), UNKNOWN, np.int8)
+        mark = np.empty(0, np.int8)
         if label is not None:
             found, mark = _without_labels(found, label)
         if found.values.shape[1] != len(rules.features):
@@ -140,77 +159,91 @@ def read(
             )
         if rules.missing == "reject":
             whole = np.flatnonzero(~np.isnan(found.values).any(axis=1))
-            found, mark = found.take(whole), mark[whole]
-        marks.setdefault(key, []).append(mark)
+            found, mark = found.take(whole), mark[whole] if label is not None else mark
         log = by_log.setdefault(key, Log(spill, len(rules.features)))
-        for at in range(0, len(found), CHUNK):
-            log.append(found.take(slice(at, at + CHUNK)))
-    logs = [log for log in by_log.values() if log.events]
-    known = [np.concatenate(marks[key]) for key, log in by_log.items() if log.events]  # of the events of each log
-    count = sum(log.events for log in logs)
+        for at in range(0, len(found), chunk):
+            log.append(found.take(slice(at, at + chunk)))
+            if label is not None:
+                marks.setdefault(key, []).append(mark[at : at + chunk])
+    logs = {key: log for key, log in by_log.items() if log.events}
+    count = sum(log.events for log in logs.values())
     if not count:
         raise DataError("no events to train on; check the files and the column names")
-    if label is not None and all((mark == UNKNOWN).all() for mark in known):
+    if label is not None and all((mark == UNKNOWN).all() for known in marks.values() for mark in known):
         raise DataError(f"no event has a label in column {label!r}; check --label or columns.label")
-    rules = _with_means(rules, logs)
-    sensors: list[str] = []
-    timestamps, labels, touched = [np.empty((0, 2), np.int64)], [np.empty(0, np.int8)], [np.empty(0, bool)]
-    for log, mark in zip(logs, known, strict=True):
-        labelled = _labeller(log, mark) if label is not None else _unlabelled
-        for windows in windows_of(log, rules):
-            sensors += windows.sensors
-            timestamps.append(windows.timestamps)  # nothing else is held on to
-            last, odd = labelled(windows)
-            labels.append(last)
-            touched.append(odd)
-    times, last, odd = np.concatenate(timestamps), np.concatenate(labels), np.concatenate(touched)
-    parts = np.full(len(sensors), Part.NONE, np.int8)
-    taught = parts.copy()
-    shared = np.ones(len(sensors), bool) if teach else ~odd  # among which time is divided
-    names = [sensor for sensor, mine in zip(sensors, shared.tolist(), strict=True) if mine]
-    if sensors and not names:
-        raise DataError("no window is without an anomalous event; give data of normal operation too")
-    parts[shared] = split(names, times[shared, 1], rules.length, rules.stride, seed)
-    if teach:
-        taught = np.where(last == UNKNOWN, np.int8(Part.NONE), parts)
-        parts = np.where(odd, np.int8(Part.NONE), parts)
-        for part in USED:
-            if not (parts == part).any():
-                raise DataError(f"no normal window is left for {part.name.lower()}; give more data of normal operation")
-    return Data(rules, logs, count, sensors, times, parts, last, taught, int(odd.sum()), longest_runs(logs, known))
+    rules = _with_means(rules, list(logs.values()))
+    seen = _Seen(len(rules.features))
+    for key, log in logs.items():
+        seen.follow(log, rules, marks.get(key))
+    return seen.divided(rules, spill, list(logs.values()), count, seed, teach)
 
 
-def longest_runs(logs: Sequence[Iterable[Events]], labels: Sequence[NDArray[np.int8]]) -> tuple[int, ...]:
-    """For how many events in a row each feature (F) had one and the same value, at most, in any one sensor.
+class _Seen:
+    """What is known of windows so far, in the order in which they are made."""
 
-    ``labels`` (m) are those of each log's events. A missing value ends a run, as does an event that is labelled
-    anomalous: a sensor that is stuck there must not teach that this is normal.
-    """
-    longest: list[int] = []
-    for log, marks in zip(logs, labels, strict=True):
-        _, which = np.unique(list(chain.from_iterable(piece.sensors for piece in log)), return_inverse=True)
-        order = np.argsort(which, kind="stable")  # by sensor, then offset
-        odd = marks[order] == 1
-        ends = (np.diff(which[order]) != 0) | (np.diff(odd) != 0)  # whatever the values
-        width = next(iter(log)).values.shape[1]
-        longest = longest or [0] * width
-        for feature in range(width):  # one at a time: all would be the events once more
-            column = np.concatenate([piece.values[:, feature] for piece in log])[order]
-            starts = np.flatnonzero(np.append(True, ends | (column[1:] != column[:-1])))
-            runs = np.diff(np.append(starts, len(column)))[~np.isnan(column[starts]) & ~odd[starts]]
-            longest[feature] = max(longest[feature], int(runs.max(initial=0)))
-    return tuple(longest)
+    def __init__(self, features: int) -> None:
+        self.codes: dict[str, int] = {}  # of sensors, as they come
+        self.which = [np.empty(0, np.int32)]
+        self.timestamps = [np.empty((0, 2), np.int64)]
+        self.labels = [np.empty(0, np.int8)]  # of the last event
+        self.odd = [np.empty(0, bool)]
+        self.longest = np.zeros(features, np.int64)
+
+    def follow(self, log: Log, rules: Rules, marks: Sequence[NDArray[np.int8]] | None) -> None:
+        """Take a log's windows, with the labels of its pieces' events if there are any.
+
+        A window is odd if an event of the sensor from its first to its last is anomalous, also one that was dropped.
+        """
+        rolling, past = Rolling(rules), Past(len(self.longest))
+        for number, piece in enumerate(log):
+            windows, _ = rolling.push(piece)
+            marked = np.full(len(piece), UNKNOWN, np.int8) if marks is None else marks[number]
+            struck = past.follow(piece, marked)
+            last = np.searchsorted(piece.offsets, windows.offsets[:, 1])  # a window ends in the piece that fills it
+            self.labels.append(marked[last])
+            self.odd.append(np.asarray(struck[last] >= windows.offsets[:, 0], bool))
+            codes = (self.codes.setdefault(sensor, len(self.codes)) for sensor in windows.sensors)
+            self.which.append(np.fromiter(codes, np.int32, len(windows)))
+            self.timestamps.append(windows.timestamps)  # nothing else is held on to
+        self.longest = np.maximum(self.longest, past.longest)
+
+    def divided(self, rules: Rules, spill: Spill, logs: list[Log], events: int, seed: int, teach: bool) -> Data:
+        """The windows with their parts; see `read`."""
+        names = sorted(self.codes)
+        place = {name: code for code, name in enumerate(names)}
+        which = np.array([place[name] for name in self.codes], np.int32)[np.concatenate(self.which)]
+        times, last, odd = (np.concatenate(one) for one in (self.timestamps, self.labels, self.odd))
+        parts = np.full(len(which), Part.NONE, np.int8)
+        taught = parts.copy()
+        shared = np.ones(len(which), bool) if teach else ~odd  # among which time is divided
+        if len(which) and not shared.any():
+            raise DataError("no window is without an anomalous event; give data of normal operation too")
+        parts[shared] = split(which[shared], times[shared, 1], rules.length, rules.stride, seed)
+        if teach:
+            taught = np.where(last == UNKNOWN, np.int8(Part.NONE), parts)
+            parts = np.where(odd, np.int8(Part.NONE), parts)
+            for part in USED:
+                if not (parts == part).any():
+                    raise DataError(
+                        f"no normal window is left for {part.name.lower()}; give more data of normal operation"
+                    )
+        usual = periods(names, which, times, rules.length, rules.stride)
+        windows = names, which, times, parts, last, taught, int(odd.sum())
+        return Data(rules, spill, logs, events, *windows, tuple(self.longest.tolist()), usual)
 
 
-def periods(sensors: Sequence[str], timestamps: Int64, length: int, stride: int) -> Mapping[str, float]:
+def periods(
+    names: Sequence[str], which: NDArray[np.int32], timestamps: Int64, length: int, stride: int
+) -> Mapping[str, float]:
     """Milliseconds from event to event, the median of each sensor's windows; ``timestamps`` (n, 2) first and last.
 
-    A sensor whose times tell nothing gets the median of the others, and one second if no sensor's do.
+    ``which`` (n) are places in the sorted ``names``. A sensor whose times tell nothing gets the median of the others,
+    and one second if no sensor's do.
     """
-    names, which = np.unique(np.asarray(sensors, np.str_), return_inverse=True)
     order = np.lexsort((timestamps[:, 1], which))
     found: dict[str, float] = {}
-    for name, rows in zip(names.tolist(), np.split(order, np.cumsum(np.bincount(which))[:-1]), strict=True):
+    counts = np.bincount(which, minlength=len(names))
+    for name, rows in zip(names, np.split(order, np.cumsum(counts)[:-1]), strict=True):
         times = timestamps[rows]
         spans: Float64 = np.diff(times[:, 1]) / stride
         if length > 1:
@@ -249,28 +282,3 @@ def _without_labels(events: Events, label: str) -> tuple[Events, NDArray[np.int8
     told = np.where(np.isnan(given), UNKNOWN, np.nan_to_num(given)).astype(np.int8)
     kept = np.flatnonzero(~np.isnan(bare.values).all(axis=1))
     return (bare, told) if len(kept) == len(bare) else (bare.take(kept), told[kept])
-
-
-def _unlabelled(windows: Windows) -> tuple[NDArray[np.int8], Bool]:
-    return np.full(len(windows), UNKNOWN, np.int8), np.zeros(len(windows), bool)
-
-
-def _labeller(log: Log, labels: NDArray[np.int8]) -> Callable[[Windows], tuple[NDArray[np.int8], Bool]]:
-    """A function from ``n`` windows of this log to the labels of their last events (n), and which are touched (n).
-
-    Touched: an event of the sensor from the window's first to its last is anomalous, also one that was dropped.
-    """
-    offsets = np.concatenate([piece.offsets for piece in log])  # (m) rising
-    codes: dict[str, int] = {}
-    sensors = chain.from_iterable(piece.sensors for piece in log)
-    which = np.fromiter((codes.setdefault(sensor, len(codes)) for sensor in sensors), np.int32, len(labels))
-    order = np.argsort(which, kind="stable")  # by sensor, then offset
-    place = np.empty(len(order), np.intp)
-    place[order] = np.arange(len(order))
-    so_far = np.concatenate([[0], np.cumsum(labels[order] == 1)])  # anomalous events before each place
-
-    def labelled(windows: Windows) -> tuple[NDArray[np.int8], Bool]:
-        first, last = np.searchsorted(offsets, windows.offsets.T)
-        return labels[last], np.asarray(so_far[place[last] + 1] > so_far[place[first]], bool)
-
-    return labelled

@@ -12,7 +12,7 @@ from stream_detector.contents import ErrorKind, ErrorStatistics, Scaler
 from stream_detector.events import Float32, Float64
 from stream_detector.policy import APART
 from stream_detector.thresholds import Series
-from training.data import Data, periods
+from training.data import Data
 from training.split import Part
 
 DAY = 86_400_000  # ms
@@ -49,13 +49,11 @@ def fit_unit_scaler(values: Float32) -> Scaler:
 
 def fit_own_scalers(data: Data, scaling: str) -> dict[str, Scaler]:
     """The same of each sensor's windows that the optimiser sees, if they hold `OWN_EVENTS` events or more."""
-    names = sorted(set(data.sensors))
-    place = {name: row for row, name in enumerate(names)}
-    shape = (len(names), len(data.rules.features))
-    count, total, squares = np.zeros(len(names)), np.zeros(shape), np.zeros(shape)
+    shape = (len(data.names), len(data.rules.features))
+    count, total, squares = np.zeros(shape[0]), np.zeros(shape), np.zeros(shape)
     low, high, origin = np.full(shape, np.inf), np.full(shape, -np.inf), np.full(shape, np.nan)
     for places, values in data.values(data.parts == Part.FIT):
-        rows = np.array([place[data.sensors[at]] for at in places])
+        rows = data.which[places]
         for row in np.unique(rows):
             flat = values[rows == row].reshape(-1, shape[1]).astype(np.float64)
             if np.isnan(origin[row, 0]):
@@ -71,7 +69,7 @@ def fit_own_scalers(data: Data, scaling: str) -> dict[str, Scaler]:
         mean = total[row] / count[row]
         deviation = np.sqrt(np.maximum(squares[row] / count[row] - mean**2, 0))
         standard = scaling == "standard"
-        found[names[row]] = _standard(origin[row] + mean, deviation) if standard else _unit(low[row], high[row])
+        found[data.names[row]] = _standard(origin[row] + mean, deviation) if standard else _unit(low[row], high[row])
     return found
 
 
@@ -142,31 +140,26 @@ def errors_of(model: CompiledModel, data: Data) -> Float64:
     """Errors of all windows of the part for thresholds, (n); NaN for windows of other parts."""
     errors = np.full(len(data.parts), np.nan)
     for places, values in data.values(data.parts == Part.THRESHOLDS):
-        errors[places] = model.errors([data.sensors[at] for at in places], values).error
+        errors[places] = model.errors(data.sensors(places), values).error
     return errors
 
 
 def series_of(errors: Float64, data: Data) -> dict[str, Series]:
     """Errors (n, NaN where there is none) of each sensor in time order, with the time that they stand for."""
-    length, stride = data.rules.length, data.rules.stride
-    period = periods(data.sensors, data.timestamps, length, stride)
-    places = np.flatnonzero(~np.isnan(errors))
-    names = np.asarray(data.sensors, np.str_)[places]
-    series = {}
-    for sensor in np.unique(names).tolist():
-        own = places[names == sensor]
-        own = own[np.argsort(data.timestamps[own, 1], kind="stable")]
-        series[sensor] = Series(errors[own], len(own) * stride * period[sensor] / DAY)
-    return series
+    stride = data.rules.stride
+    return {
+        sensor: Series(errors[own], len(own) * stride * data.periods[sensor] / DAY)
+        for sensor, own in data.histories(~np.isnan(errors))
+    }
 
 
 def most_alerts(data: Data) -> float:
     """Alerts a day that the median sensor can have at most: see `stream_detector.policy.APART`."""
-    usual = periods(data.sensors, data.timestamps, data.rules.length, data.rules.stride)
-    return DAY / (APART * data.rules.length * float(np.median(list(usual.values()))))
+    return DAY / (APART * data.rules.length * float(np.median(list(data.periods.values()))))
 
 
 def days_of(data: Data) -> float:
     """Sensor days that were learnt from, whatever the windows served."""
-    learnt = np.where(data.parts == Part.NONE, np.nan, 0.0)
-    return sum(one.days for one in series_of(learnt, data).values())
+    counts: list[int] = np.bincount(data.which[data.parts != Part.NONE], minlength=len(data.names)).tolist()
+    stride = data.rules.stride
+    return sum(count * stride * data.periods[sensor] / DAY for sensor, count in zip(data.names, counts, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import msgspec
 import numpy as np
@@ -13,9 +12,9 @@ from stream_detector.contents import Novelty, Scaler
 from stream_detector.events import Float32, Int64, Windows
 from stream_detector.memories import Memories, Memory
 from stream_detector.novelty import Learner
-from training.data import Data, periods
+from training.data import Data
 from training.normal import DAY
-from training.partners import histories
+from training.split import Part
 
 EVENTS = 2_000  # of a sensor, among which windows like the last are looked for …
 LENGTHS = 8  # … or so many times a window, if that is more
@@ -31,11 +30,10 @@ def novelty(data: Data, scaler: Scaler, judge: CompiledModel, budget: float, *, 
     of `RANKED` windows is left to thresholds that fall (`stream_detector.levels`).
     """
     length, stride = data.rules.length, data.rules.stride
-    usual = periods(data.sensors, data.timestamps, length, stride)
-    spans = {**usual, "": float(np.median(list(usual.values())))}
+    spans = {**data.periods, "": float(np.median(list(data.periods.values())))}
     windows = {sensor: math.ceil(DAY / (span * stride) / budget) for sensor, span in spans.items()}
     if not asked:
-        known = Counter(data.sensors)
+        known = dict(zip(data.names, np.bincount(data.which).tolist(), strict=True))
         known[""] = round(float(np.median(list(known.values()))))
         windows = {sensor: min(count, known[sensor]) for sensor, count in windows.items()}
     windows = {sensor: max(math.ceil(RANKED / stride), count) for sensor, count in windows.items()}
@@ -45,20 +43,20 @@ def novelty(data: Data, scaler: Scaler, judge: CompiledModel, budget: float, *, 
 
 def alerts_per_day(found: Novelty, data: Data) -> float:
     """What is expected of it per sensor, the mean: of so many windows one is the highest."""
-    usual = periods(data.sensors, data.timestamps, data.rules.length, data.rules.stride)
-    return float(np.mean([DAY / (span * data.rules.stride) / found.windows[name] for name, span in usual.items()]))
+    stride = data.rules.stride
+    return float(np.mean([DAY / (span * stride) / found.windows[name] for name, span in data.periods.items()]))
 
 
 def _last(data: Data, learner: Learner, judge: CompiledModel) -> dict[str, Memory]:
     """What is known of each sensor after the last windows of training."""
     chosen = np.zeros(len(data.parts), bool)
-    for sensor, places in histories(data):
+    for sensor, places in data.histories(data.parts != Part.NONE):
         count = learner.novelty.windows[sensor]
         filled = math.ceil(learner.novelty.events / min(learner.stride, learner.length))
         chosen[places[-(filled + count) :]] = True
     memories = Memories()
     for places, values in data.values(chosen):
-        sensors = [data.sensors[at] for at in places]
+        sensors = data.sensors(places)
         learner.judge(memories, _windows(sensors, values, data.timestamps[places]), judge.errors(sensors, values))
     return memories.known
 

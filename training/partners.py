@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -16,6 +16,7 @@ from stream_detector.contents import Ends, Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
 from training.data import Data
 from training.normal import scale_values
+from training.spill import Table
 from training.split import Part, overlap
 
 OWN = 50  # windows: a sensor with as many has a deviation that is half its own, half that of all
@@ -25,43 +26,77 @@ STILL = {"level": FLOOR, "bias": 1e-6}  # deviations up to which a feature says 
 RANGED = 100  # windows' lengths of history: of one feature, another window is beyond those ends once in fifty
 ROOM = 0.1  # beyond what training saw, as a share of it, where a model is taken to know its way
 SHORTEST = 4  # events a window
+BLOCK = 4_096  # windows whose contrasts are looked at at a time
 RHYTHM = 2 * 86_400_000  # ms that the median sensor must have been seen for: how residuals wander takes days to show
+
+
+class History(NamedTuple):
+    """Where a sensor's windows stand in the rows of `Contrasts`, in time order."""
+
+    sensor: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Contrasts:
-    """Of ``n`` windows without anomalous events, in scaled units; rows of others are NaN."""
+    """Of the ``n`` windows that serve any part of training, in scaled units, sensor by sensor; held as events are."""
 
-    means: Float32  # (n, F) of the window
-    jumps: Float32  # (n, S, F) of its newest steps
-    lasts: Float32  # (n, F) its last step
-    biases: Float32 | None  # (n, F) mean of the model's residuals; None of models that return no window
-    off: Float32 | None  # (n, F) residual of the last step
+    places: NDArray[np.intp]  # (n) of the rows in the order of the data's windows
+    histories: tuple[History, ...]
+    means: Table  # (n, F) of the window
+    jumps: Table  # (n, S, F) of its newest steps
+    lasts: Table  # (n, F) its last step
+    biases: Table | None  # (n, F) mean of the model's residuals; None of models that return no window
+    off: Table | None  # (n, F) residual of the last step
 
 
 def contrasts(data: Data, scaler: Scaler, judge: CompiledModel) -> Contrasts:
-    """The contrasts of all windows that serve any part of training."""
-    count, size, newest = len(data.parts), len(data.rules.features), min(data.rules.stride, data.rules.length)
-    shapes = ((count, size), (count, newest, size), (count, size))
-    of_model = [np.full((count, size), np.nan, np.float32) if judge.output == "window" else None for _ in range(2)]
-    found = Contrasts(*(np.full(shape, np.nan, np.float32) for shape in shapes), *of_model)
-    for places, values in data.values(data.parts != Part.NONE):
-        sensors = [data.sensors[at] for at in places]
-        if found.biases is not None and found.off is not None:
+    """The contrasts of all windows that serve any part of training.
+
+    They are made anew from the data's windows, piece by piece. What is beyond the bound of memory, of which the events
+    have their part, goes to files: with a stride of an eighth of the window, about as much as the events have values.
+    Raises `DataError` if there is no room.
+    """
+    used = data.parts != Part.NONE
+    histories: list[History] = []
+    order = [np.empty(0, np.intp)]
+    for sensor, windows in data.histories(used):
+        start = histories[-1].end if histories else 0
+        histories.append(History(sensor, start, start + len(windows)))
+        order.append(windows)
+    places = np.concatenate(order)
+    row = np.empty(len(used), np.intp)  # of each of the data's windows, if it has one
+    row[places] = np.arange(len(places))
+    flat = len(places), len(data.rules.features)
+    newest = min(data.rules.stride, data.rules.length)
+    of_model = [flat, flat] if judge.output == "window" else []
+    means, jumped, lasts, *others = data.spill.tables(flat, (flat[0], newest, flat[1]), flat, *of_model)
+    biases, off = others or (None, None)
+    for windows, values in data.values(used):
+        rows, sensors = row[windows], data.sensors(windows)
+        if biases is not None and off is not None:
             residuals = judge.residuals(sensors, values)
-            found.biases[places], found.off[places] = residuals.mean(axis=1), residuals[:, -1]
+            biases.put(rows, residuals.mean(axis=1))
+            off.put(rows, residuals[:, -1])
         seen = scale_values(scaler, values, sensors)
-        found.means[places] = seen.mean(axis=1)
-        found.jumps[places] = ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest))
-        found.lasts[places] = seen[:, -1]
-    return found
+        means.put(rows, seen.mean(axis=1))
+        jumped.put(rows, ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest)))
+        lasts.put(rows, seen[:, -1])
+    return Contrasts(places, tuple(histories), means, jumped, lasts, biases, off)
 
 
-def change(data: Data, found: Contrasts) -> Partner:
+def change(found: Contrasts) -> Partner:
     """Normal jumps: their deviation, of all and of each sensor."""
-    squares = {sensor: (found.jumps[rows].astype(np.float64) ** 2).mean(axis=1) for sensor, rows in histories(data)}
-    common = np.sqrt(np.concatenate(list(squares.values())).mean(axis=0))
-    own = {sensor: _mixed(one.mean(axis=0), common**2, len(one)) for sensor, one in squares.items()}
+    squares = {
+        sensor: _sum((block**2).mean(axis=1) for block in _blocks(found.jumps, start, end))
+        for sensor, start, end in found.histories
+    }
+    common = np.sqrt(np.sum(list(squares.values()), axis=0) / len(found.places))
+    own = {
+        sensor: _mixed(squares[sensor] / (end - start), common**2, end - start)
+        for sensor, start, end in found.histories
+    }
     return Partner(
         "change", Normal((), _floored(common)), {s: Normal((), _floored(np.sqrt(v))) for s, v in own.items()}
     )
@@ -69,7 +104,7 @@ def change(data: Data, found: Contrasts) -> Partner:
 
 def level(data: Data, found: Contrasts) -> Partner | None:
     """Normal levels of the windows; None if no feature's says anything."""
-    return _lying("level", data, found.means, found.lasts)
+    return _lying("level", data, found, found.means, found.lasts)
 
 
 def bias(data: Data, found: Contrasts) -> Partner | None:
@@ -78,10 +113,10 @@ def bias(data: Data, found: Contrasts) -> Partner | None:
     None too if it was seen for less than `RHYTHM`: days and nights, load and weather move a model's residuals while
     everything is well, and hours do not tell how far.
     """
-    spans = [np.ptp(data.timestamps[rows]) for _, rows in histories(data)]
+    spans = [np.ptp(data.timestamps[found.places[start:end]]) for _, start, end in found.histories]
     if found.biases is None or found.off is None or np.median(spans) < RHYTHM:
         return None
-    return _lying("bias", data, found.biases, found.off)
+    return _lying("bias", data, found, found.biases, found.off)
 
 
 def ends(data: Data, found: Contrasts) -> Ends | None:
@@ -94,11 +129,11 @@ def ends(data: Data, found: Contrasts) -> Ends | None:
     if found.biases is None:
         return None
     own = {}
-    for sensor, rows in histories(data):
-        if len(rows) < RANGED * overlap(data.rules.length, data.rules.stride):
+    for sensor, start, end in found.histories:
+        if end - start < RANGED * overlap(data.rules.length, data.rules.stride):
             continue
-        means = found.means[rows].astype(np.float64)
-        low, high = means.min(axis=0), means.max(axis=0)
+        extremes = [(block.min(axis=0), block.max(axis=0)) for block in _blocks(found.means, start, end)]
+        low, high = np.min([low for low, _ in extremes], axis=0), np.max([high for _, high in extremes], axis=0)
         room = FLOOR + ROOM * (high - low)
         own[sensor] = Ends(_floats(low - room), _floats(high + room))
     if not own:
@@ -107,7 +142,7 @@ def ends(data: Data, found: Contrasts) -> Ends | None:
     return Ends(_floats(lows.min(axis=0)), _floats(highs.max(axis=0)), own)
 
 
-def _lying(name: Literal["level", "bias"], data: Data, all_means: Float32, all_lasts: Float32) -> Partner | None:
+def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, means: Table, lasts: Table) -> Partner | None:
     """Where each sensor's means over a window (n, F) lie, and how far they wander.
 
     How far: the root mean square of the difference between windows that lie half of the sensor's history apart, but
@@ -115,16 +150,18 @@ def _lying(name: Literal["level", "bias"], data: Data, all_means: Float32, all_l
     variance at most, in the median sensor.
     """
     centers, wander, memory = {}, {}, []
-    for sensor, rows in histories(data):
-        means, lasts = all_means[rows].astype(np.float64), all_lasts[rows].astype(np.float64)
-        centers[sensor] = means.mean(axis=0)
-        half = len(means) // 2
+    for sensor, start, end in found.histories:
+        centers[sensor] = _mean(means, start, end)
+        half = (end - start) // 2
         if half < overlap(data.rules.length, data.rules.stride):
             continue  # the halves share events
-        wander[sensor] = ((means[half:] - means[: len(means) - half]) ** 2).mean(axis=0)
-        variance = lasts.var(axis=0)
+        later, earlier = _blocks(means, start + half, end), _blocks(means, start, end - half)
+        off = _sum((one - other) ** 2 for one, other in zip(later, earlier, strict=True))
+        wander[sensor] = off / (end - start - half)
+        variance = _variance(lasts, start, end)
         still = STILL[name] ** 2
-        memory.append(np.where(variance > still, means.var(axis=0) / np.maximum(variance, still), np.nan))
+        share = _variance(means, start, end) / np.maximum(variance, still)
+        memory.append(np.where(variance > still, share, np.nan))
     if not wander:
         return None
     each = np.array(memory)  # (sensors, F)
@@ -144,27 +181,46 @@ def _lying(name: Literal["level", "bias"], data: Data, all_means: Float32, all_l
 def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
     """Errors of all windows that have contrasts, (n), by the functions that the service scores with; NaN of others."""
     errors = np.full(len(data.parts), np.nan)
-    for sensor, rows in histories(data):
+    for sensor, start, end in found.histories:
         own = partner.own.get(sensor, partner.common)
-        if partner.name == "change":
-            off = deviations(ops.convert_to_tensor(found.jumps[rows]), _row(own.deviation))  # (n, S, F)
-            told = largest(*mean_size(off))[0]
-        else:
-            means = found.means if partner.name == "level" or found.biases is None else found.biases
-            off = deviations(ops.convert_to_tensor(means[rows] - _row(own.center)), _row(own.deviation))
-            counted = np.asarray(partner.counts, np.float32)
-            told = root_mean_square(off, ops.convert_to_tensor(counted / counted.sum()))[0]
-        errors[rows] = ops.convert_to_numpy(told)
+        for at, to in _stretches(start, end):
+            if partner.name == "change":
+                off = deviations(ops.convert_to_tensor(found.jumps.get(at, to)), _row(own.deviation))  # (m, S, F)
+                told = largest(*mean_size(off))[0]
+            else:
+                means = found.means if partner.name == "level" or found.biases is None else found.biases
+                lying = ops.convert_to_tensor(means.get(at, to) - _row(own.center))
+                counted = np.asarray(partner.counts, np.float32)
+                weight = ops.convert_to_tensor(counted / counted.sum())
+                told = root_mean_square(deviations(lying, _row(own.deviation)), weight)[0]
+            errors[found.places[at:to]] = ops.convert_to_numpy(told)
     return errors
 
 
-def histories(data: Data) -> Iterator[tuple[str, NDArray[np.intp]]]:
-    """Each sensor with its windows in time order: all that serve any part of training."""
-    places = np.flatnonzero(data.parts != Part.NONE)
-    names, which = np.unique(np.asarray(data.sensors, np.str_)[places], return_inverse=True)
-    order = np.lexsort((data.timestamps[places, 1], which))
-    cuts = np.flatnonzero(np.diff(which[order])) + 1
-    yield from zip(names.tolist(), np.split(places[order], cuts), strict=True)
+def _stretches(start: int, end: int) -> Iterator[tuple[int, int]]:
+    for at in range(start, end, BLOCK):
+        yield at, min(at + BLOCK, end)
+
+
+def _blocks(table: Table, start: int, end: int) -> Iterator[Float64]:
+    """Rows from one place to another, some at a time."""
+    for at, to in _stretches(start, end):
+        yield table.get(at, to).astype(np.float64)
+
+
+def _sum(blocks: Iterable[Float64]) -> Float64:
+    """Of the rows of all blocks (m, F): (F)."""
+    total: Float64 = np.sum([block.sum(axis=0) for block in blocks], axis=0)
+    return total
+
+
+def _mean(table: Table, start: int, end: int) -> Float64:
+    return _sum(_blocks(table, start, end)) / (end - start)
+
+
+def _variance(table: Table, start: int, end: int) -> Float64:
+    mean = _mean(table, start, end)
+    return _sum((block - mean) ** 2 for block in _blocks(table, start, end)) / (end - start)
 
 
 def own_deviations(sensors: Sequence[str], jumped: Float32) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:

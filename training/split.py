@@ -37,8 +37,12 @@ def overlap(length: int, stride: int) -> int:
     return -(-length // stride)
 
 
-def split(sensors: Sequence[str], ends: Int64, length: int, stride: int, seed: int = 0) -> NDArray[np.int8]:
+def split(
+    sensors: Sequence[str] | NDArray[np.int32], ends: Int64, length: int, stride: int, seed: int = 0
+) -> NDArray[np.int8]:
     """The part of each of ``n`` windows, (n); ``ends`` (n) are their last event times.
+
+    ``sensors`` (n) are names, or numbers in the order of the names.
 
     Each sensor's windows are cut in time order by `SHARES`, with windows left out between the parts so that
     no event is in two of them. A sensor whose windows are too few for that serves one part as a whole, drawn
@@ -47,7 +51,7 @@ def split(sensors: Sequence[str], ends: Int64, length: int, stride: int, seed: i
     gap = overlap(length, stride) - 1
     least = 3 * gap + len(USED)  # windows of a sensor that can be cut
     parts = np.full(len(sensors), Part.NONE, np.int8)
-    names, which = np.unique(np.asarray(sensors, np.str_), return_inverse=True)
+    names, which = np.unique(np.asarray(sensors), return_inverse=True)
     order = np.lexsort((ends, which))  # by sensor, then time; stable
     histories = np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if len(order) else []
     short = [history for history in histories if len(history) < least]

@@ -21,16 +21,14 @@ from stream_detector.contents import Manifest, Output, Scaler, State
 from stream_detector.errors import DataError
 from stream_detector.events import Events, Float32, Slice
 from stream_detector.sensors import Rules
-from stream_detector.thresholds import (
-    FEW_PEAKS,
-)
+from stream_detector.thresholds import FEW_PEAKS
 from stream_detector.timestamps import rfc3339
 from training.autoencoders import Architecture, architecture
 from training.autoencoders.codes import code_layer
 from training.autoencoders.head import classifier, fine_tune
 from training.calibrate import BUDGET, Calibration, calibrate
 from training.checkpoints import open_checkpoints
-from training.data import Data, periods, read
+from training.data import Data, read
 from training.devices import in_policy, policy
 from training.fit import History, fit
 from training.normal import fit_own_scalers, fit_scaler, fit_unit_scaler, scale_values
@@ -214,9 +212,8 @@ def _targets(scaled: Float32, kind: Architecture) -> Float32:
 
 def _intervals(data: Data) -> dict[str, float]:
     """The usual time between events, ms, of each sensor and (under "") of all: how long a sensor may be silent."""
-    found = periods(data.sensors, data.timestamps, data.rules.length, data.rules.stride)
-    return {sensor: round(interval, 1) for sensor, interval in found.items()} | {
-        "": round(float(np.median(list(found.values()))), 1)
+    return {sensor: round(interval, 1) for sensor, interval in data.periods.items()} | {
+        "": round(float(np.median(list(data.periods.values()))), 1)
     }
 
 
@@ -250,7 +247,7 @@ def _manifest(
         seed=options.seed,
         backend=keras.backend.backend(),
         span=(rfc3339(int(data.timestamps[:, 0].min())), rfc3339(int(data.timestamps[:, 1].max()))),
-        sensors=tuple(sorted(set(data.sensors))),
+        sensors=tuple(data.names),
         intervals=_intervals(data),
         longest_window=int(np.ptp(data.timestamps, axis=1).max()),
         still=data.still,
@@ -296,7 +293,7 @@ def _summary(
         events=data.events,
         sensors=len(manifest.sensors),
         windows=used,
-        left_out=len(data.sensors) - sum(used.values()),
+        left_out=len(data.which) - sum(used.values()),
         epochs=len(history.loss),
         best_epoch=history.best + 1,
         loss=history.loss[history.best],
@@ -323,7 +320,7 @@ def _notes(
         )
     if data.touched:
         notes.append(
-            f"{data.touched} of {len(data.sensors)} windows hold anomalous events ({options.label}): "
+            f"{data.touched} of {len(data.which)} windows hold anomalous events ({options.label}): "
             "left out of what is learnt as normal, and of calibration"
         )
     constant = np.ptp(values, axis=(0, 1)) == 0  # (F)
@@ -356,7 +353,7 @@ def _notes(
         )
     fit_windows = int((data.parts == Part.FIT).sum())
     if fit_windows > len(values):
-        notes.append(f"fitted on {len(values)} of {fit_windows} windows, drawn at random (max_windows)")
+        notes.append(f"fitted on {len(values)} of {fit_windows} windows, drawn at random (--max-windows)")
     return notes
 
 
@@ -369,7 +366,7 @@ def _pictures(data: Data, found: Calibration) -> dict[str, Picture]:
         chosen = np.zeros(len(data.parts), bool)
         chosen[place] = True
         _, values = next(data.values(chosen))  # (1, W, F)
-        sensor = data.sensors[int(place)]
+        (sensor,) = data.sensors(np.array([place]))
         told = found.judge.errors([sensor], values)
         score = float(told.score[0])
         end = rfc3339(int(data.timestamps[place, 1]))
@@ -397,6 +394,6 @@ def _portrait(model: Any, scaler: Scaler, data: Data, found: Calibration, option
     chosen = np.zeros(len(data.parts), bool)
     chosen[places] = True
     values = np.concatenate([part for _, part in data.values(chosen)])  # (m, W, F) raw
-    sensors = [data.sensors[at] for at in places.tolist()]
+    sensors = data.sensors(places)
     shades = data.labels[places].astype(np.float64) if labelled else found.scores[places]
     return portray(model, scale_values(scaler, values, sensors), shades, "label" if labelled else "score", options.seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -67,6 +66,9 @@ def train(
     max_memory: Annotated[
         str, typer.Option(metavar="SIZE", help='Of events; more of them go to a file beside BUNDLE: "500MB", "8GB".')
     ] = "2GB",
+    max_windows: Annotated[
+        int, typer.Option(metavar="N", help="Windows to learn from; of more, as many are drawn from all of the data.")
+    ] = 20_000,
     config: Config = None,
     columns: Columns = None,
     period: Period = None,
@@ -91,6 +93,7 @@ def train(
         epochs=epochs,
         units=None if units is None else _numbers("--units", units),
         budget=budget,
+        max_windows=max_windows,
         seed=seed,
         missing=settings.events.missing,
         grace=settings.window.grace,
@@ -107,16 +110,17 @@ def train(
     if precision == "mixed" and policy("mixed") == "float32":
         err.print(f"[yellow]{ON_CPU}[/]", highlight=False)
     features, events = _events(data, settings, columns, period)
-    rejects: list[Reject] = []
+    refused = _Refused()
     with shown() as progress:
-        summary = train(_without(rejects, events), features, options, out_, progress, session=session)
+        summary = train(refused.without(events), features, options, out_, progress, session=session)
     table = Table(show_header=False, box=None)
     for row in summary.table():
         table.add_row(*map(escape, row))
     out.print(table)
-    if rejects:
-        first = min(rejects, key=lambda reject: reject.offset)
-        told = f"{len(rejects)} events were left out; the first, number {first.offset}: {first.reason}, {first.message}"
+    if (first := refused.first) is not None:
+        told = (
+            f"{refused.count} events were left out; the first, number {first.offset}: {first.reason}, {first.message}"
+        )
         out.print(f"[yellow]{escape(visible(told))}[/]", highlight=False)
     out.print(f"wrote {escape(str(out_))}; plots are in {escape(str(out_ / 'report'))}", highlight=False)
 
@@ -199,11 +203,20 @@ def _events(
     return features, read_to_end(FileSource(data, decoder(features), names=names, period=period_of(period)))
 
 
-def _without(rejects: list[Reject], slices: Iterable[Slice]) -> Iterator[Slice]:
-    """The slices as they are, their rejects put aside, without the raw bytes."""
-    for part in slices:
-        rejects.extend(replace(reject, key=None, value=None) for reject in part.rejects)
-        yield part
+class _Refused:
+    """Counts the rejects of slices and holds the first: there may be as many as events."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: Reject | None = None
+
+    def without(self, slices: Iterable[Slice]) -> Iterator[Slice]:
+        """The slices as they are."""
+        for part in slices:
+            self.count += len(part.rejects)
+            known = [*([self.first] if self.first is not None else []), *part.rejects]
+            self.first = min(known, key=lambda reject: reject.offset, default=None)
+            yield part
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -96,8 +96,9 @@ def test_other_kinds_learn_nothing() -> None:
 def test_periods() -> None:
     ends = np.arange(20) * 2_000 + 9_000
     times = np.stack([ends - 9_000, ends], 1)
-    found = periods(["a"] * 10 + ["b"] * 10, np.concatenate([times[:10], times[:10] * 3]), 10, 2)
+    ten = np.repeat(np.arange(2, dtype=np.int32), 10)
+    found = periods(["a", "b"], ten, np.concatenate([times[:10], times[:10] * 3]), 10, 2)
     assert found == {"a": 1_000, "b": 3_000}
-    assert periods(["a"] * 20, times[:, [1, 1]], 1, 2) == {"a": 1_000}
-    assert periods(["a", "b"], np.array([[0, 900], [5, 5]]), 10, 2) == {"a": 100, "b": 100}
-    assert periods(["b"], np.array([[5, 5]]), 10, 2) == {"b": 1_000}
+    assert periods(["a"], 0 * np.append(ten, ten)[:20], times[:, [1, 1]], 1, 2) == {"a": 1_000}
+    assert periods(["a", "b"], ten[[0, 10]], np.array([[0, 900], [5, 5]]), 10, 2) == {"a": 100, "b": 100}
+    assert periods(["b"], ten[:1], np.array([[5, 5]]), 10, 2) == {"b": 1_000}

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from datetime import UTC
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_detector.bundle import load_bundle
-from stream_detector.events import Events
+from stream_detector.events import Events, Partition, Slice
+from stream_detector.sensors import NEVER, Rules
 from stream_detector.timestamps import parse
 from tests.commandline import invoke
-from training.data import UNKNOWN, longest_runs
+from training.data import UNKNOWN, read
+from training.past import Past
 from training.plant import DAY, FEATURES, MINUTE, START, Fault, Readings, simulate, write_csv
 
 NAN = float("nan")
@@ -25,12 +31,17 @@ def log(sensors: str, *columns: list[float]) -> Events:
     return Events(list(sensors), np.arange(count), values, np.arange(count), np.full(count, -1))
 
 
-def unknown(*logs: Events) -> list[np.ndarray[tuple[int], np.dtype[np.int8]]]:
-    return [np.full(len(one), UNKNOWN, np.int8) for one in logs]
+def longest(*pieces: Events, labels: list[int] | None = None) -> list[int]:
+    """Longest runs of one log."""
+    past = Past(pieces[0].values.shape[1])
+    for piece in pieces:
+        past.follow(piece, np.array(labels or [UNKNOWN] * len(piece), np.int8))
+    found: list[int] = past.longest.tolist()
+    return found
 
 
 @pytest.mark.parametrize(
-    ("sensors", "column", "longest"),
+    ("sensors", "column", "wanted"),
     [
         ("aaaaa", [1, 2, 2, 2, 3], 3),
         ("ababab", [1, 1, 1, 1, 1, 2], 3),  # each sensor's own events
@@ -40,20 +51,55 @@ def unknown(*logs: Events) -> list[np.ndarray[tuple[int], np.dtype[np.int8]]]:
         ("a", [5], 1),
     ],
 )
-def test_the_longest_run(sensors: str, column: list[float], longest: int) -> None:
-    one = log(sensors, column)
-    assert longest_runs([[one]], unknown(one)) == (longest,)
+def test_the_longest_run(sensors: str, column: list[float], wanted: int) -> None:
+    assert longest(log(sensors, column)) == [wanted]
 
 
-def test_the_longest_of_all_logs_by_feature_and_across_pieces() -> None:
-    one, other = log("aaaa", [1, 1, 2, 3], [1, 2, 3, 4]), log("bbbb", [1, 2, 3, 4], [7, 7, 7, 8])
-    assert longest_runs([[one], [other]], unknown(one, other)) == (2, 3)
-    assert longest_runs([[one.take(slice(0, 1)), one.take(slice(1, 4))]], unknown(one)) == (2, 1)
+def test_the_longest_by_feature_and_across_pieces() -> None:
+    one = log("aaaa", [1, 1, 2, 3], [1, 2, 3, 3])
+    assert longest(one) == [2, 2]
+    assert longest(*(one.take(slice(at, at + 1)) for at in range(4))) == [2, 2]
+
+
+def test_the_longest_of_all_logs(tmp_path: Path) -> None:
+    """Each log's sensors are its own, whatever their names."""
+    rules = Rules(("x",), 1, 1, (0.0,))
+    columns = ([1, 1, 2, 2, 2, 3], [3, 3, 4, 5, 6, 7])
+    logs = [
+        Slice(Partition("t", at), 0, 6, log("aaaaaa", list(map(float, column))), [])
+        for at, column in enumerate(columns)
+    ]
+    assert read(logs, rules, 0).still == (3,)
 
 
 def test_anomalous_events_teach_nothing() -> None:
-    one = log("aaaaaa", [1, 1, 1, 1, 1, 1])
-    assert longest_runs([[one]], [np.array([0, 0, 1, 1, 1, UNKNOWN], np.int8)]) == (2,)
+    assert longest(log("aaaaaa", [1, 1, 1, 1, 1, 1]), labels=[0, 0, 1, 1, 1, UNKNOWN]) == [2]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0.0, 1.0, NAN]), st.sampled_from([0, 1, -1]))),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_what_came_last_is_enough(pieces: list[list[tuple[str, float, int]]]) -> None:
+    """Against counting event by event, with a history of each sensor at hand."""
+    past, histories, most, at = Past(1), defaultdict[str, list[tuple[float, int, int]]](list), 0, 10
+    for piece in pieces:
+        wanted = []
+        for place, (sensor, value, label) in enumerate(piece):
+            history = histories[sensor]
+            history.append((value, label, at + place))
+            run = takewhile(lambda one: one[0] == value and one[1] != 1, reversed(history))  # noqa: B023 # used at once
+            most = max(most, sum(1 for _ in run))
+            wanted.append(max((offset for _, label, offset in history if label == 1), default=NEVER))
+        values = np.array([value for _, value, _ in piece], np.float32).reshape(-1, 1)
+        offsets = at + np.arange(len(piece))
+        events = Events([sensor for sensor, _, _ in piece], offsets, values, offsets, offsets)
+        assert past.follow(events, np.array([label for _, _, label in piece], np.int8)).tolist() == wanted
+        assert past.longest.tolist() == [most]
+        at += len(piece)
 
 
 def test_a_stuck_sensor_of_the_plant_is_a_fault(tmp_path: Path) -> None:

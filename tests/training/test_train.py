@@ -109,7 +109,7 @@ def test_the_service_scores_as_training_did(trained: tuple[Bundle, Summary, str]
     found = calibrate(load_model(bundle), bundle.scaler, data, OPTIONS)
     places = np.flatnonzero(data.parts == Part.THRESHOLDS)
     values = np.concatenate([windows for _, windows in data.values(data.parts == Part.THRESHOLDS)])
-    sensors = [data.sensors[at] for at in places]
+    sensors = data.sensors(places)
     wanted = found.judge.errors(sensors, values).score
     np.testing.assert_allclose(found.scores[places], wanted, rtol=1e-5)
     scorer = KerasScorer(bundle, 64)
@@ -195,7 +195,7 @@ def test_partitions_are_logs_of_their_own(tmp_path: Path) -> None:
     assert summary.events == 600
     assert summary.windows["fit"] == 70
     assert summary.windows["validation"] == 10
-    assert any("max_windows" in note for note in summary.notes)
+    assert any("fitted on 70 of" in note and "--max-windows" in note for note in summary.notes)
 
 
 def test_events_of_many_short_sensors(tmp_path: Path) -> None:
