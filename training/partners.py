@@ -14,8 +14,9 @@ from stream_detector.adapters.keras.partners import deviations, jumps, largest, 
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import Ends, Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
+from stream_detector.groups import Grouping
 from training.data import Data
-from training.normal import scale_values
+from training.scaling import scale_values
 from training.split import Part, overlap
 
 OWN = 50  # windows: a sensor with as many has a deviation that is half its own, half that of all
@@ -38,7 +39,7 @@ class Contrasts:
     off: Float32 | None  # (n, F) residual of the last step
 
 
-def contrasts(data: Data, scaler: Scaler, judge: CompiledModel) -> Contrasts:
+def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Grouping) -> Contrasts:
     """The contrasts of all windows that serve any part of training."""
     count, size, newest = len(data.parts), len(data.rules.features), min(data.rules.stride, data.rules.length)
     shapes = ((count, size), (count, newest, size), (count, size))
@@ -49,7 +50,7 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel) -> Contrasts:
         if found.biases is not None and found.off is not None:
             residuals = judge.residuals(sensors, values)
             found.biases[places], found.off[places] = residuals.mean(axis=1), residuals[:, -1]
-        seen = scale_values(scaler, values, sensors)
+        seen = scale_values(scaler, values, sensors, grouping)
         found.means[places] = seen.mean(axis=1)
         found.jumps[places] = ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest))
         found.lasts[places] = seen[:, -1]
