@@ -10,6 +10,7 @@ from stream_detector.bundle import Bundle, check_fits
 from stream_detector.contents import Manifest
 from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
+from stream_detector.groups import Grouping
 from stream_detector.novelty import Learner
 from stream_detector.policy import Feature, paced
 from stream_detector.sensors import Rules
@@ -156,7 +157,8 @@ def learner_of(bundle: Bundle) -> Learner | None:
     """What learns on; None of bundles that do not."""
     if bundle.errors.novelty is None:
         return None
-    return Learner(bundle.errors.novelty, bundle.scaler, bundle.manifest.length, bundle.manifest.stride)
+    made = bundle.manifest
+    return Learner(bundle.errors.novelty, bundle.scaler, made.length, made.stride, Grouping(made.groups))
 
 
 def model_of(manifest: Manifest) -> Model:

@@ -23,7 +23,12 @@ class Scaler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     center: tuple[float, ...]  # (F) raw units
     scale: tuple[float, ...]  # (F) raw units
-    own: dict[str, Scaler] = {}  # of sensors with a history of their own; the others share what stands above
+    own: dict[str, Scaler] = {}  # of sensors with a history of their own
+    groups: dict[str, Scaler] = {}  # of groups, for their other sensors; the rest share what stands above
+
+    def of(self, sensor: str, group: str = "") -> Scaler:
+        """The sensor's own, else its group's, else what all others share."""
+        return self.own.get(sensor) or self.groups.get(group, self)
 
 
 class Normal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,6 +106,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Output = "window"  # of the model: its reconstruction, a residual of its own, or a probability of anomaly
     state: State = "pretrained"  # learnt without labels, or taught with them afterwards
     code: str = ""  # the layer of the model whose output is a window's embedding; empty: not known
+    groups: dict[str, str] = {}  # of sensors, in training: a pattern of ids by name, the first that fits counts
     format: int = FORMAT
     version: str = ""
     files: dict[str, str] = {}  # name → SHA-256
@@ -111,6 +117,7 @@ def misfits(manifest: Manifest, scaler: Scaler, errors: ErrorStatistics, thresho
     """What is wrong with the parts of a bundle that no digest tells."""
     size = len(manifest.features)
     tables = (thresholds, *thresholds.partners.values())
+    scalers = (scaler, *scaler.own.values(), *scaler.groups.values())
     # A residual's width is the model's own: what it must be is seen when the model is loaded.
     wide = (len(errors.mean) or len(errors.deviation)) if manifest.output == "residual" else size
     whitening = (wide,) * 2 if errors.kind == "mahalanobis" else (0,)
@@ -129,7 +136,7 @@ def misfits(manifest: Manifest, scaler: Scaler, errors: ErrorStatistics, thresho
         "errors.json: ends": ({size, *(len(side) for one in ends for side in (one.low, one.high))}, {size}),
         "errors.json: counts": ({size, *(len(one.counts) for one in errors.partners if one.counts)}, {size}),
         "scaler.json: own": (
-            {size, *(len(part) for own in scaler.own.values() for part in (own.center, own.scale))},
+            {size, *(len(part) for own in scalers[1:] for part in (own.center, own.scale))},
             {size},
         ),
     }
@@ -142,7 +149,7 @@ def misfits(manifest: Manifest, scaler: Scaler, errors: ErrorStatistics, thresho
         "length or stride": manifest.length >= 1 and manifest.stride >= 1,
         "output and errors": (manifest.output == "probability") == (errors.kind == "probability"),
         "residual's width": wide > 0 or errors.kind != "mahalanobis",
-        "scale": all(0 < scale < np.inf for one in (scaler, *scaler.own.values()) for scale in one.scale),
+        "scale": all(0 < scale < np.inf for one in scalers for scale in one.scale),
         "deviations": all(
             0 < deviation < np.inf
             for row in (errors.deviation, *errors.own.values(), *(one.deviation for one in normals))
@@ -151,7 +158,10 @@ def misfits(manifest: Manifest, scaler: Scaler, errors: ErrorStatistics, thresho
         "ends": all(low <= high for one in ends for low, high in zip(one.low, one.high, strict=False)),
         "thresholds": all(0 < entry.threshold < np.inf for part in tables for entry in part.entries)
         and all(part.entries for part in tables),
-        "thresholds' sensors": all(0 <= row < len(part.entries) for part in tables for row in part.sensors.values()),
+        "thresholds' sensors": all(
+            0 <= row < len(part.entries) for part in tables for row in (*part.sensors.values(), *part.groups.values())
+        ),
+        "groups": {*scaler.groups, *(name for part in tables for name in part.groups)} <= manifest.groups.keys(),
         "novelty": errors.novelty is None
         or (
             size == 1

@@ -21,6 +21,7 @@ class Grouping:
     def __init__(self, patterns: Mapping[str, str]) -> None:
         """``patterns`` of sensor ids by the group's name, as in a shell."""
         self.patterns = dict(patterns)
+        self._names = ("", *self.patterns)
         self._known: dict[str, int] = {}
 
     def of(self, sensor: str) -> int:
@@ -32,6 +33,11 @@ class Grouping:
             fitting = (at for at, pattern in enumerate(self.patterns.values(), 1) if fnmatchcase(sensor, pattern))
             found = self._known[sensor] = next(fitting, 0)
         return found
+
+    def name(self, sensor: str) -> str:
+        """The group's name; "" for none."""
+        place = self.of(sensor) if self.patterns else 0
+        return self._names[place]
 
 
 class Grouped(Generic[T]):

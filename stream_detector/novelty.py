@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from stream_detector.contents import Novelty, Scaler
 from stream_detector.events import PARTS, Errors, Float32, Windows, gathered
-from stream_detector.groups import Grouped
+from stream_detector.groups import Grouped, Grouping
 from stream_detector.memories import Head, Memories, Memory, Peak, from_chunk
 
 READY = 0.25  # of the windows that a threshold is of: before so many are known, nothing is unlike them
@@ -41,6 +41,7 @@ class Learner:
     scaler: Scaler
     length: int
     stride: int
+    grouping: Grouping = field(default_factory=lambda: Grouping({}))  # of training
 
     @property
     def reach(self) -> int:
@@ -139,7 +140,7 @@ class Learner:
         nearest = self.novelty.neighbours
         if len(past) < self.length + nearest - 1:
             return None
-        own = self.scaler.own.get(sensor, self.scaler)
+        own = self.scaler.of(sensor, self.grouping.name(sensor))
         center, scale = np.float32(own.center[0]), np.float32(own.scale[0])
         with np.errstate(over="ignore"):  # what overflows is cut
             seen, now = (np.clip((one - center) / scale, -LIMIT, LIMIT) for one in (past, window))

@@ -9,6 +9,7 @@ import numpy as np
 
 from stream_detector.contents import Ends, ErrorStatistics, Scaler
 from stream_detector.events import Float32, Float64
+from stream_detector.groups import Grouping
 from stream_detector.thresholds import Thresholds
 
 
@@ -17,26 +18,46 @@ class Profiles:
     """Tables with a row for each of ``P`` profiles; row 0 is for sensors that nothing is known of."""
 
     sensors: Mapping[str, int]  # sensor → row
+    groups: Mapping[str, int]  # group → row, of its sensors that training knows nothing of
+    grouping: Grouping
     tables: Mapping[str, Float32]  # see `adapters.keras.programs`
     parts: tuple[str, ...]  # of the score, in the order of the thresholds' columns: "model", then its partners
 
     def rows(self, sensors: Sequence[str]) -> list[int]:
         """The row of each sensor."""
-        return [self.sensors.get(sensor, 0) for sensor in sensors]
+        found = map(self.sensors.get, sensors)
+        if not self.groups:
+            return [row or 0 for row in found]
+        return [
+            self.groups.get(self.grouping.name(sensor), 0) if row is None else row
+            for sensor, row in zip(sensors, found, strict=True)
+        ]
 
 
-def profiles_of(scaler: Scaler, errors: ErrorStatistics, thresholds: Thresholds | None, wide: int) -> Profiles:
+def profiles_of(
+    scaler: Scaler,
+    errors: ErrorStatistics,
+    thresholds: Thresholds | None,
+    wide: int,
+    grouping: Grouping | None = None,
+) -> Profiles:
     """Tables of a bundle's parts, or of what is calibrated so far: without thresholds, each is 1.
 
-    ``wide`` is the width D of what the model returns. What a sensor has no own figure for is that of row 0.
+    ``wide`` is the width D of what the model returns, ``grouping`` that of training. What a sensor has no own figure
+    for is its group's, if that has one, else that of row 0.
     """
+    grouping = grouping or Grouping({})
     of_partners = {name for one in errors.partners for name in one.own}
     bounded = errors.ends.own if errors.ends else {}
     names = sorted({*scaler.own, *errors.own, *bounded, *_named(thresholds), *of_partners})
     rows = {name: row for row, name in enumerate(names, 1)}
+    groups = {name: row for row, name in enumerate(sorted({*scaler.groups, *_grouped(thresholds)}), 1 + len(names))}
+    kin = [("", ""), *((name, grouping.name(name)) for name in names), *(("", name) for name in groups)]  # of each row
+    names += [""] * len(groups)
+    scalers = [scaler.of(*one) for one in kin]
     tables = {
-        "center": _table(scaler.center, {name: own.center for name, own in scaler.own.items()}, names),
-        "scale": _table(scaler.scale, {name: own.scale for name, own in scaler.own.items()}, names),
+        "center": np.asarray([one.center for one in scalers], np.float32),
+        "scale": np.asarray([one.scale for one in scalers], np.float32),
         "mean": np.asarray(errors.mean or np.zeros(wide), np.float32),
         "whitening": np.asarray(errors.whitening or np.eye(wide), np.float32),
         "deviation": _table(errors.deviation or np.ones(wide), errors.own, names),
@@ -54,12 +75,12 @@ def profiles_of(scaler: Scaler, errors: ErrorStatistics, thresholds: Thresholds 
         counted = np.asarray(one.counts or np.ones(size), np.float32)
         tables[f"{one.name}_weight"] = (counted / max(1.0, counted.sum())).astype(np.float32)
     parts = ("model", *(one.name for one in errors.partners))
-    limits = np.ones((1 + len(names), len(parts)), np.float32)
+    limits = np.ones((len(kin), len(parts)), np.float32)
     if thresholds is not None:
         for column, part in enumerate((thresholds, *(thresholds.partners[name] for name in parts[1:]))):
-            limits[:, column] = part.values[[0, *part.rows(names)]]
+            limits[:, column] = part.values[[part.row(*one) for one in kin]]
     tables["thresholds"] = limits
-    return Profiles(rows, tables, parts)
+    return Profiles(rows, groups, grouping, tables, parts)
 
 
 def _named(thresholds: Thresholds | None) -> set[str]:
@@ -68,6 +89,12 @@ def _named(thresholds: Thresholds | None) -> set[str]:
     return {*thresholds.sensors, *(name for part in thresholds.partners.values() for name in part.sensors)}
 
 
+def _grouped(thresholds: Thresholds | None) -> set[str]:
+    if thresholds is None:
+        return set()
+    return {*thresholds.groups, *(name for part in thresholds.partners.values() for name in part.groups)}
+
+
 def _table(common: Sequence[float] | Float64, own: Mapping[str, Sequence[float]], names: Sequence[str]) -> Float32:
-    """(P, F): the common row, then that of each name."""
+    """(P, F): the common row, then that of each name; of groups, under "", the common one again."""
     return np.asarray([common, *(own.get(name, common) for name in names)], np.float32)

@@ -330,7 +330,7 @@ class Settings(BaseSettings):
     window: Window = Window()
     alerts: Alerts = Alerts()
     groups: dict[str, Group] = {}
-    """The first whose pattern fits a sensor counts."""
+    """The first whose pattern fits a sensor counts; `train` learns what the sensors of each have in common."""
     features: dict[str, Feature] = {}
     faults: Faults = Faults()
     silence: Silence = Silence()

@@ -12,23 +12,28 @@ become as rare as the budget says::
 A budget that is larger than what comes above the level is counted instead of fitted. Lower thresholds give more
 alerts only up to a point, below which one alert runs into the next: no threshold is below that point, so that a
 budget beyond what a sensor can have is not spent on one alert that never ends.
+
+Another method, `conformal`, assumes no distribution, and promises nothing beyond what was seen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 from scipy.stats import genpareto
 
+from stream_detector.conformal import ABOVE, block_maxima, promised, threshold_of
 from stream_detector.errors import DataError, SettingsError
 from stream_detector.events import Bool, Float64
+from stream_detector.groups import Grouping
 from stream_detector.policy import Alerts
 
-Method: TypeAlias = Literal["evt", "quantile", "fixed"]
+Method: TypeAlias = Literal["evt", "conformal", "quantile", "fixed"]
+BUDGETED: tuple[Method, ...] = ("evt", "conformal")  # that are for a number of alerts
 
 FLOOR = 1e-9  # smallest threshold, so that error / threshold stays a finite float32
 LEVELS = (0.98, 0.95, 0.9, 0.8, 0.7, 0.5)  # quantiles tried as the level, until there are enough peaks
@@ -40,7 +45,7 @@ SHAPES = (
     -0.25,
     0.5,
 )  # clip of the fitted shape: outside it, extrapolation is noise (a hard end, or no mean to speak of)
-OWN_WINDOWS = 500  # calibration windows from which a sensor gets a threshold of its own …
+OWN_WINDOWS = 500  # calibration windows from which a sensor or a group gets a threshold of its own …
 OWN_PEAKS = 30  # … if they also hold this many peaks
 GLOBAL = "*"
 ALERTS = Alerts()  # the rules that budgets are for; who sets others has fewer alerts, or more
@@ -66,25 +71,38 @@ class Tail(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True):
     """One row of the table."""
 
-    name: str  # "*" or the sensor
+    name: str  # "*", the sensor, or "groups." and the group's name
     threshold: float
-    expected_alerts_per_day: float  # per sensor
+    expected_alerts_per_day: float  # per sensor; of `conformal` what is promised at most
     windows: int  # calibration windows behind it
     tail: Tail
+    blocks: int = 0  # of windows, that p-values are of; `conformal` alone
 
 
 class Thresholds(msgspec.Struct, frozen=True):
-    """A table of thresholds; row 0 is for every sensor that `sensors` does not name."""
+    """A table of thresholds; row 0 is for every sensor that is not named and in no group that is."""
 
     method: Method
     parameter: float  # alerts per sensor and day, or the quantile, or the fixed threshold
     entries: tuple[Entry, ...]
     sensors: dict[str, int]  # sensor → row
     partners: dict[str, Thresholds] = {}  # of the other parts of the score, by name
+    groups: dict[str, int] = {}  # group → row, of its sensors that are not named
 
-    def rows(self, sensors: Sequence[str]) -> list[int]:
+    def row(self, sensor: str, group: str = "") -> int:
+        """The row that applies to a sensor of a group."""
+        return self.sensors.get(sensor, self.groups.get(group, 0))
+
+    def rows(self, sensors: Iterable[str], grouping: Grouping | None = None) -> list[int]:
         """The row that applies to each sensor."""
-        return [self.sensors.get(sensor, 0) for sensor in sensors]
+        return [self.row(sensor, grouping.name(sensor) if grouping else "") for sensor in sensors]
+
+    @property
+    def short(self) -> list[Entry]:
+        """Rows, of the other parts too, with too few blocks to promise what they were made for: `conformal` alone."""
+        least = self.parameter * (1 + 1e-6)  # more than it by rounding is not more
+        own = [one for one in self.entries if one.blocks and one.expected_alerts_per_day > least]
+        return own + [one for part in self.partners.values() for one in part.short]
 
     @property
     def values(self) -> Float64:
@@ -92,27 +110,44 @@ class Thresholds(msgspec.Struct, frozen=True):
         return np.array([entry.threshold for entry in self.entries])
 
 
-def fit_thresholds(series: Mapping[str, Series], method: Method = "evt", parameter: float = 0.1) -> Thresholds:
-    """A global threshold, and one for each sensor with `OWN_WINDOWS` windows and `OWN_PEAKS` peaks.
+def fit_thresholds(
+    series: Mapping[str, Series],
+    method: Method = "evt",
+    parameter: float = 0.1,
+    grouping: Grouping | None = None,
+    block: int = 1,
+) -> Thresholds:
+    """A global threshold, and one for each sensor and each group with `OWN_WINDOWS` windows and `OWN_PEAKS` peaks.
 
-    ``parameter`` is alerts per sensor and day for ``evt``, a quantile in (0, 1) for ``quantile``, the threshold
-    itself for ``fixed``. Raises `DataError` if there is no error at all, `SettingsError` if the parameter makes
-    no sense.
+    ``parameter`` is alerts per sensor and day for ``evt`` and ``conformal``, a quantile in (0, 1) for ``quantile``, the
+    threshold itself for ``fixed``. ``block`` is in how many windows in a row there is hardly more than one alert: see
+    `conformal`. Raises `DataError` if there is no error at all, `SettingsError` if the parameter makes no sense.
     """
     usable = {sensor: one for sensor, one in series.items() if len(one.errors)}
     check_method(method, parameter)
     _check(usable)
-    entries = [_entry(GLOBAL, list(usable.values()), method, parameter)]
-    sensors: dict[str, int] = {}
-    if method != "fixed":
-        for sensor, one in sorted(usable.items()):
-            if len(one.errors) < OWN_WINDOWS:
+    entries = [_entry(GLOBAL, list(usable.values()), method, parameter, block)]
+    if method == "fixed":
+        return Thresholds(method, parameter, tuple(entries), {})
+    members: dict[str, list[Series]] = {}
+    for sensor, one in usable.items():
+        members.setdefault(grouping.name(sensor) if grouping else "", []).append(one)
+    members.pop("", None)
+
+    def rows(parts: Mapping[str, Sequence[Series]], prefix: str = "") -> dict[str, int]:
+        found = {}
+        for name, part in sorted(parts.items()):
+            if sum(len(one.errors) for one in part) < OWN_WINDOWS:
                 continue
-            entry = _entry(sensor, [one], method, parameter)
+            entry = _entry(prefix + name, part, method, parameter, block)
             if entry.tail.peaks >= OWN_PEAKS:
-                sensors[sensor] = len(entries)
+                found[name] = len(entries)
                 entries.append(entry)
-    return Thresholds(method, parameter, tuple(entries), sensors)
+        return found
+
+    sensors = rows({sensor: [one] for sensor, one in usable.items()})
+    groups = rows(members, "groups.")
+    return Thresholds(method, parameter, tuple(entries), sensors, groups=groups)
 
 
 def check_method(method: Method, parameter: float) -> None:
@@ -123,15 +158,18 @@ def check_method(method: Method, parameter: float) -> None:
         raise SettingsError(f"threshold method {method!r}: {parameter} will not do; give {wanted}")
 
 
-def expected_alerts_per_day(thresholds: Thresholds, series: Mapping[str, Series]) -> float:
+def expected_alerts_per_day(
+    thresholds: Thresholds, series: Mapping[str, Series], grouping: Grouping | None = None
+) -> float:
     """Mean over the sensors of the alerts a day at the threshold that applies to each.
 
-    Beyond a tail's level from the fitted tail, which can be far rarer than anything seen; below it, counted.
+    Beyond a tail's level from the fitted tail, which can be far rarer than anything seen; below it, counted. Of
+    `conformal` what is promised at most.
     """
     rates = [
-        alert_rate(entry.tail, entry.threshold, [one])
-        for sensor, one in series.items()
-        for entry in (thresholds.entries[thresholds.sensors.get(sensor, 0)],)
+        entry.expected_alerts_per_day if entry.blocks else alert_rate(entry.tail, entry.threshold, [one])
+        for one, row in zip(series.values(), thresholds.rows(series, grouping), strict=True)
+        for entry in (thresholds.entries[row],)
     ]
     return float(np.mean(rates)) if rates else 0.0
 
@@ -205,17 +243,36 @@ def alert_rate(tail: Tail, threshold: float, series: Sequence[Series]) -> float:
     return _counted_rate(series, threshold)
 
 
-def _entry(name: str, series: Sequence[Series], method: Method, parameter: float) -> Entry:
+def _entry(name: str, series: Sequence[Series], method: Method, parameter: float, block: int) -> Entry:
     tail = fit_tail(series)
+    windows = sum(len(one.errors) for one in series)
+    if method == "conformal":
+        return _conformal(name, series, parameter, block, tail)
     if method == "evt":
         threshold = _solve(tail, parameter, series)
     elif method == "quantile":
-        threshold = float(np.quantile(np.concatenate([one.errors for one in series]), parameter))
+        threshold = ABOVE * float(np.quantile(np.concatenate([one.errors for one in series]), parameter))
     else:
         threshold = parameter
     threshold = max(threshold, FLOOR)
-    windows = sum(len(one.errors) for one in series)
     return Entry(name, threshold, alert_rate(tail, threshold, series), windows, tail)
+
+
+def _conformal(name: str, series: Sequence[Series], budget: float, block: int, tail: Tail) -> Entry:
+    """Where blocks with an alert are as rare as the budget, by their p-values; without one whole block, all is one.
+
+    As for ``evt`` not so low that alerts run into each other.
+    """
+    windows = sum(len(one.errors) for one in series)
+    maxima = np.concatenate([block_maxima(one.errors, block) for one in series])
+    days = sum(one.days for one in series) / windows * block  # of a block
+    if not len(maxima):
+        maxima, days = np.array([max(float(one.errors.max()) for one in series)]), windows / block * days
+    threshold = threshold_of(maxima, budget * days)
+    rate = promised(len(maxima), budget * days) / days
+    if threshold < tail.level and threshold < (lowest := _solve(tail, math.inf, series)):
+        threshold, rate = lowest, min(rate, alert_rate(tail, lowest, series))
+    return Entry(name, max(threshold, FLOOR), rate, windows, tail, len(maxima))
 
 
 def _solve(tail: Tail, budget: float, series: Sequence[Series]) -> float:
@@ -224,7 +281,8 @@ def _solve(tail: Tail, budget: float, series: Sequence[Series]) -> float:
     Counted, it is the highest threshold with so many, or, where none has, the one with most.
     """
     if budget < tail.rate:
-        return tail.level + float(genpareto.isf(budget / tail.rate, tail.shape, scale=tail.scale))
+        fitted = tail.level + float(genpareto.isf(budget / tail.rate, tail.shape, scale=tail.scale))
+        return max(fitted, ABOVE * tail.level)
     pooled = np.concatenate([one.errors for one in series])
     threshold, most = tail.level, tail.rate
     for candidate in np.unique(np.quantile(pooled, np.linspace(0.02, 1, 99)))[::-1].tolist():
@@ -233,7 +291,7 @@ def _solve(tail: Tail, budget: float, series: Sequence[Series]) -> float:
             threshold, most = candidate, rate
         if most >= budget:
             break
-    return threshold
+    return ABOVE * threshold
 
 
 def _counted_rate(series: Sequence[Series], threshold: float) -> float:

@@ -253,10 +253,10 @@ def test_the_document_does_what_it_says(plant: Plant, tmp_path: Path, monkeypatc
     (tmp_path / "today.csv").write_text("".join(sensors(plant.stream)))
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "groups.md").read_text("utf-8")
-    [(name, config)] = re.findall(r"<!-- file: (\S+) -->\n```toml\n(.*?)```", text, re.DOTALL)
-    Path(name).write_text(config)
-    [commands] = re.findall(r"<!-- runs -->\n```bash\n(.*?)```", text, re.DOTALL)
-    for line in commands.splitlines():
+    for name, config in re.findall(r"<!-- file: (\S+) -->\n```toml\n(.*?)```", text, re.DOTALL):
+        Path(name).write_text(config)
+    commands = re.findall(r"<!-- runs -->\n```bash\n(.*?)```", text, re.DOTALL)
+    for line in "".join(commands).splitlines():
         done = invoke(*shlex.split(line)[1:])
         assert done.code == 0, done.err
     models = {one["sensor_id"]: one["model"]["version"] for one in lines(Path("results/scores.jsonl"))}
@@ -264,6 +264,8 @@ def test_the_document_does_what_it_says(plant: Plant, tmp_path: Path, monkeypatc
         "pump-1": load_bundle("models/pumps").manifest.version,
         "fan-2": load_bundle("models/fans").manifest.version,
     }
+    assert set(load_bundle("models/plant").scaler.groups) == {"pumps", "fans"}
+    assert lines(Path("results-plant/scores.jsonl"))
 
 
 def test_a_version_for_one_group_takes_over_while_the_others_keep_theirs(

@@ -13,7 +13,8 @@ from stream_detector.adapters.keras.partners import jumps
 from stream_detector.adapters.keras.scorer import CompiledModel, buckets_up_to
 from stream_detector.contents import Ends, ErrorKind, ErrorStatistics, Output, Partner, Scaler
 from stream_detector.events import Float64
-from stream_detector.thresholds import Series, Thresholds, expected_alerts_per_day, fit_thresholds
+from stream_detector.policy import APART
+from stream_detector.thresholds import ALERTS, BUDGETED, Series, Thresholds, expected_alerts_per_day, fit_thresholds
 from training.data import Data
 from training.normal import days_of, error_statistics, errors_of, most_alerts, series_of
 from training.novelty import alerts_per_day, novelty
@@ -57,7 +58,8 @@ def calibrate(
     """
     # One size: to compile for another takes longer than to pad to this one.
     sizes: dict[str, Any] = {"buckets": buckets_up_to(BATCH), "one_size": True}
-    batches = sizes | {"output": output, "stride": options.step}
+    grouping = options.grouping
+    batches = sizes | {"output": output, "stride": options.step, "grouping": grouping}
     sensors, held = data.gather(Part.STATISTICS, options.held_out, options.seed)  # (n), (n, W, F) raw
     error = error_kind(options, output)
     size = (model, options.length, scaler)
@@ -79,21 +81,23 @@ def calibrate(
     shares = ALONE if learns_on else {name: SHARES[name] for name in parts}
     whole, days = sum(shares.values()), days_of(data)
     found = {
-        name: fit_thresholds(one, options.threshold, _parameter(options, asked, shares[name] / whole, days))
+        name: fit_thresholds(one, options.threshold, parameter, grouping, block_of(options))
         for name, one in parts.items()
+        for parameter in (_parameter(options, asked, shares[name] / whole, days),)
     }
-    expected = sum(expected_alerts_per_day(found[name], one) for name, one in parts.items())
+    expected = sum(expected_alerts_per_day(found[name], one, grouping) for name, one in parts.items())
     by_part = {"model": errors} | beside
     scores = np.full(len(errors), -np.inf)
     for name, one in by_part.items():  # NaN of any part stays
-        np.maximum(scores, one / found[name].values[found[name].rows(data.names)][data.which], out=scores)
+        limits = found[name].values[found[name].rows(data.names, grouping)]  # of each sensor
+        np.maximum(scores, one / limits[data.which], out=scores)
     thresholds = msgspec.structs.replace(found.pop("model"), partners=found)
     statistics = msgspec.structs.replace(statistics, ends=where, partners=partners)
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
     judge = CompiledModel(*size, statistics, thresholds, **batches)
     if learns_on:
         budget = shares["novelty"] * (BUDGET if asked is None else asked)
-        made = novelty(data, scaler, judge, budget, asked=asked is not None)
+        made = novelty(data, scaler, judge, budget, asked=asked is not None, grouping=grouping)
         statistics = msgspec.structs.replace(statistics, novelty=made)
         expected += alerts_per_day(made, data)
     return Calibration(judge, statistics, errors, scores, series, thresholds, expected, asked)
@@ -101,9 +105,15 @@ def calibrate(
 
 def asked_of(data: Data, options: TrainOptions) -> float | None:
     """Alerts per sensor and day that somebody asked for, or as many as sensors can have; None if nobody did."""
-    if options.threshold != "evt" or options.budget is None:
+    if options.threshold not in BUDGETED or options.budget is None:
         return None
     return min(options.budget, most_alerts(data))
+
+
+def block_of(options: TrainOptions) -> int:
+    """Windows in a row in which a sensor can hardly have more than one alert: until it is over, events included."""
+    shared = overlap(options.length, options.step)
+    return max(APART * shared, shared + ALERTS.resolve_windows)
 
 
 def error_kind(options: TrainOptions, output: Output) -> ErrorKind:
@@ -122,7 +132,7 @@ def _partners(
     """
     if not _has_others(options, judge.output) or len(data.rules.features) == 1:
         return None, (), {}
-    found = contrasts(data, scaler, judge)
+    found = contrasts(data, scaler, judge, options.grouping)
     made = [one for one in (change(found), level(data, found), bias(data, found)) if one is not None]
     return ends(data, found), tuple(made), {one.name: partner_errors(data, one, found) for one in made}
 

@@ -1,14 +1,11 @@
-"""What normal looks like to a fitted model: scaler, residual statistics and errors in time order."""
+"""What normal looks like to a fitted model: residual statistics and errors in time order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from stream_detector.adapters.keras.programs import LIMIT
 from stream_detector.adapters.keras.scorer import CompiledModel
-from stream_detector.contents import ErrorKind, ErrorStatistics, Scaler
+from stream_detector.contents import ErrorKind, ErrorStatistics
 from stream_detector.events import Float32, Float64
 from stream_detector.policy import APART
 from stream_detector.thresholds import Series
@@ -16,85 +13,12 @@ from training.data import Data
 from training.split import Part
 
 DAY = 86_400_000  # ms
-OWN_EVENTS = 100  # a sensor with as many to fit on is scaled by its own
-CONSTANT = 1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits
-CONSTANT_SCALE = 1e-2  # what counts as one standard deviation of a constant, as a share of its size
 # Smallest standard deviation of a residual: no model is trusted beyond it. In scaled units, where a deviation of 1 is
 # that of the data; a residual of the model's own has no such unit (a context's may all be of 1e-3), and is compared
 # with the root mean square of the others' deviations.
 RESIDUAL_FLOOR = 1e-2
 TINY = 1e-6  # residuals of the model's own that vary by less than this do not vary: float32 tells no more apart
 SHRINKAGE_FLOOR = 1e-2  # keeps the covariance invertible where residuals depend linearly on each other
-
-
-def fit_scaler(values: Float32) -> Scaler:
-    """Mean and standard deviation of each feature over windows (n, W, F).
-
-    A constant feature is given a hundredth of its size as scale (1 where it is 0), so that it adds nothing
-    while it stays what it was, and stands out when it moves for real but not when it flickers by rounding.
-    """
-    flat = values.reshape(-1, values.shape[2]).astype(np.float64)  # (n W, F)
-    return _standard(flat.mean(axis=0), flat.std(axis=0))
-
-
-def fit_unit_scaler(values: Float32) -> Scaler:
-    """Smallest and largest value of each feature over windows (n, W, F), which become 0 and 1.
-
-    For models that end in a sigmoid or a ReLU. A constant feature is given a hundredth of its size as scale (1 where
-    it is 0), as in `fit_scaler`.
-    """
-    flat = values.reshape(-1, values.shape[2]).astype(np.float64)  # (n W, F)
-    return _unit(flat.min(axis=0), flat.max(axis=0))
-
-
-def fit_own_scalers(data: Data, scaling: str) -> dict[str, Scaler]:
-    """The same of each sensor's windows that the optimiser sees, if they hold `OWN_EVENTS` events or more."""
-    shape = (len(data.names), len(data.rules.features))
-    count, total, squares = np.zeros(shape[0]), np.zeros(shape), np.zeros(shape)
-    low, high, origin = np.full(shape, np.inf), np.full(shape, -np.inf), np.full(shape, np.nan)
-    for places, values in data.values(data.parts == Part.FIT):
-        rows = data.which[places]
-        for row in np.unique(rows):
-            flat = values[rows == row].reshape(-1, shape[1]).astype(np.float64)
-            if np.isnan(origin[row, 0]):
-                origin[row] = flat[0]  # squares of what is near to 0 keep their digits
-            off = flat - origin[row]
-            count[row] += len(flat)
-            total[row] += off.sum(axis=0)
-            squares[row] += (off**2).sum(axis=0)
-            low[row], high[row] = np.minimum(low[row], flat.min(axis=0)), np.maximum(high[row], flat.max(axis=0))
-    events = count * data.rules.stride / data.rules.length
-    found = {}
-    for row in np.flatnonzero(events >= OWN_EVENTS):
-        mean = total[row] / count[row]
-        deviation = np.sqrt(np.maximum(squares[row] / count[row] - mean**2, 0))
-        standard = scaling == "standard"
-        found[data.names[row]] = _standard(origin[row] + mean, deviation) if standard else _unit(low[row], high[row])
-    return found
-
-
-def _standard(center: Float64, scale: Float64) -> Scaler:
-    size = np.abs(center)
-    constant = scale <= np.maximum(CONSTANT * size, 1e-12)
-    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0)
-    return Scaler(tuple(center.tolist()), tuple(np.where(constant, still, scale).tolist()))
-
-
-def _unit(low: Float64, high: Float64) -> Scaler:
-    size = np.maximum(np.abs(low), np.abs(high))
-    constant = high - low <= np.maximum(CONSTANT * size, 1e-12)
-    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0)
-    return Scaler(tuple(low.tolist()), tuple(np.where(constant, still, high - low).tolist()))
-
-
-def scale_values(scaler: Scaler, values: Float32, sensors: Sequence[str] | None = None) -> Float32:
-    """Windows (n, W, F) as the model sees them: each in the scale of its sensor, if it has one of its own."""
-    own = [scaler] if sensors is None or not scaler.own else [scaler.own.get(sensor, scaler) for sensor in sensors]
-    center = np.asarray([one.center for one in own], np.float32)[:, None]  # (n or 1, 1, F)
-    scale = np.asarray([one.scale for one in own], np.float32)[:, None]
-    with np.errstate(over="ignore"):  # what overflows is cut
-        scaled: Float32 = np.clip((values - center) / scale, -LIMIT, LIMIT).astype(np.float32)
-    return scaled
 
 
 def error_statistics(kind: ErrorKind, residuals: Float32, sharing: int = 1) -> ErrorStatistics:

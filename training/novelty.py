@@ -10,6 +10,7 @@ import numpy as np
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import Novelty, Scaler
 from stream_detector.events import Float32, Int64, Windows
+from stream_detector.groups import Grouping
 from stream_detector.memories import Memories, Memory
 from stream_detector.novelty import Learner
 from training.data import Data
@@ -23,7 +24,9 @@ NEIGHBOURS = 10
 RANKED = 1_000
 
 
-def novelty(data: Data, scaler: Scaler, judge: CompiledModel, budget: float, *, asked: bool) -> Novelty:
+def novelty(
+    data: Data, scaler: Scaler, judge: CompiledModel, budget: float, *, asked: bool, grouping: Grouping
+) -> Novelty:
     """For ``budget`` alerts per sensor and day.
 
     One that nobody ``asked`` for is not stretched beyond what each sensor was learnt from. What is beyond the highest
@@ -38,7 +41,7 @@ def novelty(data: Data, scaler: Scaler, judge: CompiledModel, budget: float, *, 
         windows = {sensor: min(count, known[sensor]) for sensor, count in windows.items()}
     windows = {sensor: max(math.ceil(RANKED / stride), count) for sensor, count in windows.items()}
     bare = Novelty(max(EVENTS, LENGTHS * length), NEIGHBOURS, windows)
-    return msgspec.structs.replace(bare, own=_last(data, Learner(bare, scaler, length, stride), judge))
+    return msgspec.structs.replace(bare, own=_last(data, Learner(bare, scaler, length, stride, grouping), judge))
 
 
 def alerts_per_day(found: Novelty, data: Data) -> float:

@@ -8,11 +8,13 @@ from typing import Literal, get_args
 
 from stream_detector.contents import ErrorKind
 from stream_detector.errors import SettingsError
-from stream_detector.thresholds import Method, check_method
+from stream_detector.groups import Grouping
+from stream_detector.thresholds import BUDGETED, Method, check_method
 from training.autoencoders import DEFAULT, architecture
 from training.autoencoders.head import Head
 from training.data import MEMORY
 from training.devices import Precision
+from training.scaling import Scaling
 
 UNMIXED = ("dense-l2",)
 
@@ -32,9 +34,11 @@ class TrainOptions:
     error: ErrorKind | None = None  # None: what suits the model; of a fine-tuned model always "probability"
     partners: bool = True  # whether the score has parts beside the model's: see `adapters.keras.partners`
     threshold: Method = "evt"
-    # Alerts per sensor and day; of the other methods: the quantile, the threshold. None: `BUDGET`, or as few as the
-    # data can tell of (`training.calibrate`).
+    # Alerts per sensor and day; of quantile and fixed: that. None: `BUDGET`, or as few as the data can tell of
+    # (`training.calibrate`).
     budget: float | None = None
+    groups: tuple[tuple[str, str], ...] = ()  # names, and patterns of sensor ids: whose sensors share what is learnt
+    scaling: Scaling = "standard"  # or by quantiles: docs/models.md
     max_windows: int = 20_000  # to fit on; a seventh of it each for validation and for statistics
     seed: int = 0
     missing: Literal["last", "mean", "reject"] = "last"
@@ -50,6 +54,11 @@ class TrainOptions:
     def step(self) -> int:
         """The stride in effect."""
         return self.stride if self.stride is not None else max(1, self.length // 8)
+
+    @property
+    def grouping(self) -> Grouping:
+        """Of sensors."""
+        return Grouping(dict(self.groups))
 
     @property
     def held_out(self) -> int:
@@ -91,7 +100,7 @@ def check_options(options: TrainOptions) -> None:
             raise SettingsError(f"{name} = {value} will not do; give {smallest} or more")
     if options.budget is not None:
         check_method(options.threshold, options.budget)
-    elif options.threshold != "evt":
+    elif options.threshold not in BUDGETED:
         raise SettingsError(f"threshold method {options.threshold!r} needs a number; give budget")
     if options.fine_tune and options.label is None:
         raise SettingsError("--fine-tune needs labels; name their column by --label or columns.label")
@@ -99,9 +108,18 @@ def check_options(options: TrainOptions) -> None:
         raise SettingsError(f"head = {options.head} will not do; give {' or '.join(get_args(Head))}")
     if options.error == "probability":
         raise SettingsError("error = probability is that of fine-tuned models; give newest, mahalanobis, mse or mae")
+    if options.error is not None:
+        if options.error not in get_args(ErrorKind):
+            raise SettingsError(f"error = {options.error} will not do; give newest, mahalanobis, mse or mae")
+        if options.fine_tune:
+            raise SettingsError(f"error = {options.error} is not for --fine-tune, which judges by a probability")
+        if options.error == "newest" and kind.output != "window":
+            raise SettingsError(f"error = newest is not for {options.kind}, whose residual has no steps in time")
     if options.precision not in get_args(Precision):
         raise SettingsError(f"precision = {options.precision} will not do; give {' or '.join(get_args(Precision))}")
     if options.precision == "mixed" and (kind.wrapping is not None or options.kind in UNMIXED):
         raise SettingsError(f"precision mixed is not for {options.kind}, whose penalties need float32")
+    if options.scaling not in get_args(Scaling):
+        raise SettingsError(f"scaling = {options.scaling} will not do; give {' or '.join(get_args(Scaling))}")
     if options.learning_rate is not None and options.learning_rate <= 0:
         raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")

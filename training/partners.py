@@ -14,8 +14,9 @@ from stream_detector.adapters.keras.partners import deviations, jumps, largest, 
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import Ends, Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
+from stream_detector.groups import Grouping
 from training.data import Data
-from training.normal import scale_values
+from training.scaling import scale_values
 from training.spill import Table
 from training.split import Part, overlap
 
@@ -51,7 +52,7 @@ class Contrasts:
     off: Table | None  # (n, F) residual of the last step
 
 
-def contrasts(data: Data, scaler: Scaler, judge: CompiledModel) -> Contrasts:
+def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Grouping) -> Contrasts:
     """The contrasts of all windows that serve any part of training.
 
     They are made anew from the data's windows, piece by piece. What is beyond the bound of memory, of which the events
@@ -79,7 +80,7 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel) -> Contrasts:
             residuals = judge.residuals(sensors, values)
             biases.put(rows, residuals.mean(axis=1))
             off.put(rows, residuals[:, -1])
-        seen = scale_values(scaler, values, sensors)
+        seen = scale_values(scaler, values, sensors, grouping)
         means.put(rows, seen.mean(axis=1))
         jumped.put(rows, ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest)))
         lasts.put(rows, seen[:, -1])

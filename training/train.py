@@ -21,22 +21,22 @@ from stream_detector.contents import Manifest, Output, Scaler, State
 from stream_detector.errors import DataError
 from stream_detector.events import Events, Float32, Slice
 from stream_detector.sensors import Rules
-from stream_detector.thresholds import FEW_PEAKS
 from stream_detector.timestamps import rfc3339
 from training.autoencoders import Architecture, architecture
 from training.autoencoders.codes import code_layer
 from training.autoencoders.head import classifier, fine_tune
-from training.calibrate import BUDGET, Calibration, calibrate
+from training.calibrate import Calibration, calibrate
 from training.checkpoints import open_checkpoints
 from training.data import Data, read
 from training.devices import in_policy, policy
 from training.fit import History, fit
-from training.normal import fit_own_scalers, fit_scaler, fit_unit_scaler, scale_values
+from training.notes import notes_of
 from training.options import ALONE, Session, check_options
 from training.options import TrainOptions as TrainOptions  # it is part of what is called here
 from training.portrait import Portrait, portray
 from training.progress import Progress, silent
 from training.report import Picture, Summary, write_report
+from training.scaling import fit_own_scalers, fit_scaler, scale_values
 from training.split import Part
 
 PORTRAYED = 2_000  # windows whose codes are drawn
@@ -76,11 +76,13 @@ def train(
     sensors, values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n), (n, W, F) raw
     others, validation = data.gather(Part.VALIDATION, options.held_out, options.seed)
     kind = architecture(options.kind, options.seed)
-    scaler = fit_scaler(values) if kind.scaling == "standard" else fit_unit_scaler(values)
-    scaler = msgspec.structs.replace(scaler, own=fit_own_scalers(data, kind.scaling))
+    scaler = fit_scaler(values, kind.scaling, options.scaling)
+    own, groups = fit_own_scalers(data, kind.scaling, scaler, options.scaling, options.grouping)
+    scaler = msgspec.structs.replace(scaler, own=own, groups=groups)
     keras.utils.set_random_seed(options.seed)
     seen = [
-        _targets(scale_values(scaler, part, names), kind) for names, part in ((sensors, values), (others, validation))
+        _targets(scale_values(scaler, part, names, options.grouping), kind)
+        for names, part in ((sensors, values), (others, validation))
     ]
     precision = policy(options.precision)
     aside = _aside(session, features, options, precision)
@@ -119,7 +121,7 @@ def train(
         parameters=portrait.parameters,
         layers=portrait.layers,
         code=portrait.about(),
-        notes=_notes(data, values, found, options, taught),
+        notes=notes_of(data, values, found, options, taught),
         seconds=time.monotonic() - started,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +185,7 @@ def _fine_tuned(
     learning: dict[str, Any],
 ) -> tuple[Any, History]:
     """A classifier that goes on from the model's weights, taught with windows (n, W, F) in raw units and labels (n)."""
-    scaled = [(scale_values(scaler, values, sensors), labels) for sensors, values, labels in taught]
+    scaled = [(scale_values(scaler, values, sensors, options.grouping), labels) for sensors, values, labels in taught]
     if not scaled[1][1].any() or scaled[1][1].all():
         raise DataError("validation needs normal and anomalous windows late in time; give more labelled data")
     judge = classifier(model, options.head, kind.top, options.seed)
@@ -265,6 +267,7 @@ def _manifest(
         output=output,
         state=state,
         code=code,
+        groups=dict(options.groups),
     )
 
 
@@ -303,58 +306,6 @@ def _summary(
         expected_alerts_per_day=found.expected,
         seconds=0.0,
     )
-
-
-def _notes(
-    data: Data,
-    values: Float32,
-    found: Calibration,
-    options: TrainOptions,
-    taught: Sequence[tuple[list[str], Float32, Any]] | None,
-) -> list[str]:
-    notes = []
-    if taught is not None:
-        labels = taught[0][2]
-        notes.append(
-            f"fine-tuned with a {options.head} head on {len(labels)} labelled windows, {labels.sum()} of them anomalous"
-        )
-    if data.touched:
-        notes.append(
-            f"{data.touched} of {len(data.which)} windows hold anomalous events ({options.label}): "
-            "left out of what is learnt as normal, and of calibration"
-        )
-    constant = np.ptp(values, axis=(0, 1)) == 0  # (F)
-    if constant.any():
-        names = ", ".join(feature for feature, still in zip(data.rules.features, constant, strict=True) if still)
-        notes.append(f"never changed while the model learnt: {names}; any real change of it will stand out")
-    tail = found.thresholds.entries[0].tail
-    if tail.peaks < FEW_PEAKS:
-        notes.append(f"only {tail.peaks} independent peaks to calibrate on: the threshold is rough; give more data")
-    days = sum(one.days for one in found.series.values())
-    if found.asked is not None and options.budget is not None and found.asked < options.budget:
-        notes.append(
-            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have (one in two "
-            f"windows' lengths): trained for {found.asked:.3g}"
-        )
-    if found.asked is not None and days * found.asked < 1:
-        notes.append(
-            f"calibration covers {days:.3g} sensor days, one alert is budgeted in {1 / found.asked:.3g}: "
-            "the threshold is extrapolated"
-        )
-    if found.asked is not None and found.expected < found.asked / 2:
-        notes.append(
-            f"these thresholds would make it {found.expected:.3g} a sensor and day; in the service they fall while "
-            f"nothing happens, until it is {found.asked:.3g}"
-        )
-    if options.threshold == "evt" and options.budget is None and found.expected > 2 * BUDGET:
-        notes.append(
-            f"too few data to tell of {BUDGET:g} false alarms a sensor and day: expect {found.expected:.3g}; "
-            "give more data, or ask for fewer by --budget"
-        )
-    fit_windows = int((data.parts == Part.FIT).sum())
-    if fit_windows > len(values):
-        notes.append(f"fitted on {len(values)} of {fit_windows} windows, drawn at random (--max-windows)")
-    return notes
 
 
 def _pictures(data: Data, found: Calibration) -> dict[str, Picture]:
@@ -396,4 +347,5 @@ def _portrait(model: Any, scaler: Scaler, data: Data, found: Calibration, option
     values = np.concatenate([part for _, part in data.values(chosen)])  # (m, W, F) raw
     sensors = data.sensors(places)
     shades = data.labels[places].astype(np.float64) if labelled else found.scores[places]
-    return portray(model, scale_values(scaler, values, sensors), shades, "label" if labelled else "score", options.seed)
+    scaled = scale_values(scaler, values, sensors, options.grouping)
+    return portray(model, scaled, shades, "label" if labelled else "score", options.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -25,11 +25,16 @@ from stream_detector.commands.terminal import (
 from stream_detector.errors import DataError, SettingsError
 from stream_detector.text import visible
 
+NUMBERED: Mapping[Method, float] = {"quantile": 0.999, "fixed": 3.5}  # methods that want a number
+
 if TYPE_CHECKING:
+    from stream_detector.contents import ErrorKind
     from stream_detector.events import Reject, Slice
     from stream_detector.settings import Settings
+    from stream_detector.thresholds import Method
     from training.autoencoders.head import Head
     from training.devices import Precision
+    from training.scaling import Scaling
 
 
 def train(
@@ -48,6 +53,22 @@ def train(
         float | None,
         typer.Option(help="False alarms to spend, per sensor and day; else 0.5, or as few as the data can tell of."),
     ] = None,
+    threshold: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD",
+            help="evt or conformal, for the budget; quantile:0.999, of normal errors; fixed:3.5, of the model alone.",
+        ),
+    ] = "evt",
+    error: Annotated[
+        str | None, typer.Option(help="Of the model: newest, mahalanobis, mse or mae; as suits it if absent.")
+    ] = None,
+    alone: Annotated[
+        bool, typer.Option("--no-partners", help="The model alone: a score without parts beside its error.")
+    ] = False,
+    scaling: Annotated[
+        str, typer.Option(help="standard, or robust: by quantiles, which wild values in training do not move.")
+    ] = "standard",
     seed: Annotated[int, typer.Option(help="The same seed and data give the same bundle.")] = 0,
     label: Annotated[
         str | None, typer.Option(help="Column of labels, 0 or 1 (anomalous); wins over columns.label.", metavar="NAME")
@@ -79,6 +100,7 @@ def train(
         settings = settings.model_copy(update={"columns": settings.columns.model_copy(update={"label": label})})
     if resume and checkpoints is None:
         raise SettingsError("--resume needs --checkpoints DIR, where the training left them")
+    method, parameter = _threshold(threshold, budget)
     import_keras()
     from stream_detector.configured import max_gap_of
     from training.devices import ON_CPU, choose_device, policy
@@ -92,7 +114,12 @@ def train(
         stride=stride if stride is not None else settings.window.stride,
         epochs=epochs,
         units=None if units is None else _numbers("--units", units),
-        budget=budget,
+        error=cast("ErrorKind | None", error),
+        partners=not alone,
+        threshold=method,
+        budget=parameter,
+        groups=tuple((name, group.sensors) for name, group in settings.groups.items()),
+        scaling=cast("Scaling", scaling),
         max_windows=max_windows,
         seed=seed,
         missing=settings.events.missing,
@@ -217,6 +244,26 @@ class _Refused:
             known = [*([self.first] if self.first is not None else []), *part.rejects]
             self.first = min(known, key=lambda reject: reject.offset, default=None)
             yield part
+
+
+def _threshold(text: str, budget: float | None) -> tuple[Method, float | None]:
+    """The method of ``--threshold``, and what it is for: the budget, or the number that stands with it."""
+    from stream_detector.thresholds import BUDGETED
+
+    name, colon, number = text.partition(":")
+    method = next((method for method in (*BUDGETED, *NUMBERED) if method == name), None)
+    if method is None:
+        raise SettingsError(f"--threshold {text}: give evt, conformal, quantile:0.999 or fixed:3.5")
+    if method in BUDGETED:
+        if colon:
+            raise SettingsError(f"--threshold {text}: {name} takes no number; how many alerts there may be is --budget")
+        return method, budget
+    if budget is not None:
+        raise SettingsError(f"--threshold {text} and --budget {budget:g}: only evt and conformal spend a budget")
+    try:
+        return method, float(number)
+    except ValueError:
+        raise SettingsError(f"--threshold {text}: give a number with it, such as {name}:{NUMBERED[method]}") from None
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -90,15 +90,34 @@ def test_what_is_written_is_read(path: Path) -> None:
 
 
 def test_a_bundle_of_an_earlier_version_is_read(path: Path) -> None:
-    """Its manifest lacks fields that came later: they have their defaults, and its digest is that of the file."""
+    """It lacks fields that came later: they have their defaults, and the manifest's digest is that of the file."""
     told = msgspec.json.decode((path / "manifest.json").read_bytes())
-    del told["output"], told["state"]
+    del told["output"], told["state"], told["groups"]
+    for name in ("scaler.json", "thresholds.json"):
+        part = msgspec.json.decode((path / name).read_bytes())
+        del part["groups"]
+        for entry in part.get("entries", ()):
+            del entry["blocks"]
+        (path / name).write_bytes(msgspec.json.encode(part))
+        told["files"][name] = hashlib.sha256((path / name).read_bytes()).hexdigest()
     told["digest"] = hashlib.sha256(msgspec.json.encode(told | {"digest": ""})).hexdigest()
     (path / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=1))
     found = load_bundle(path).manifest
-    assert (found.output, found.state) == ("window", "pretrained")
+    assert (found.output, found.state, found.groups) == ("window", "pretrained", {})
+    assert load_bundle(path).scaler == SCALER
     (path / "manifest.json").write_bytes(msgspec.json.encode(told | {"seed": 8}))
     refused(path, "was changed")
+
+
+def test_groups_that_something_is_known_of_are_named(tmp_path: Path) -> None:
+    scaler = msgspec.structs.replace(SCALER, groups={"pumps": SCALER})
+    write(tmp_path / "pumps", scaler=scaler, groups={"pumps": "pump-*"})
+    assert load_bundle(tmp_path / "pumps").scaler == scaler
+    with pytest.raises(BundleError, match="groups make no sense"):
+        write(tmp_path / "pumps", scaler=scaler, groups={"fans": "fan-*"})
+    narrow = msgspec.structs.replace(SCALER, groups={"pumps": Scaler((0.0,), (1.0,))})
+    with pytest.raises(BundleError, match=r"scaler\.json: own does not fit 2 features"):
+        write(tmp_path / "pumps", scaler=narrow, groups={"pumps": "pump-*"})
 
 
 def test_what_the_model_returns_and_its_errors_must_fit(tmp_path: Path) -> None:

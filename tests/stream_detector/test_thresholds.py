@@ -16,6 +16,7 @@ from scipy.stats import genpareto
 
 from stream_detector.alerts import Incident, advance
 from stream_detector.errors import DataError, SettingsError
+from stream_detector.groups import Grouping
 from stream_detector.settings import Alerts
 from stream_detector.thresholds import (
     FLOOR,
@@ -135,6 +136,17 @@ def test_constant_errors_are_below_their_threshold() -> None:
     assert fit_thresholds({"a": series(np.zeros(1000))}).values[0] >= FLOOR
 
 
+@pytest.mark.parametrize(("method", "parameter"), [("evt", 10.0), ("evt", 1e4), ("conformal", 10.0), ("quantile", 0.9)])
+def test_errors_that_are_often_the_same_are_not_all_told(method: Method, parameter: float) -> None:
+    """The service tells what reaches a threshold: one that was counted as crossed lies above what did not cross it."""
+    rng = np.random.default_rng(0)
+    ties = rng.choice([0.1, 1.0, 2.0], 2_000, p=[0.6, 0.399, 0.001])
+    for errors, most in ((np.full(1000, 0.5), 0.0), (ties, 0.01)):
+        found = fit_thresholds({"a": series(errors)}, method, parameter, block=8)
+        assert (errors.astype(np.float32) >= found.values.astype(np.float32)[0]).mean() <= most
+        assert found.values[0] < 3
+
+
 def test_few_peaks_get_an_exponential_tail() -> None:
     tail = fit_tail([series(np.array([1.0, 1.2, 1.1, 2.0, 1.05]))])
     assert tail.shape == 0
@@ -174,6 +186,29 @@ def test_a_sensor_with_enough_history_gets_its_own() -> None:
 
 def found_mean(found: Thresholds, sensors: list[str]) -> float:
     return float(np.mean([found.entries[row].expected_alerts_per_day for row in found.rows(sensors)]))
+
+
+@pytest.mark.parametrize("method", ["evt", "conformal", "quantile"])
+def test_a_sensor_without_enough_history_shares_its_group_s(method: Method) -> None:
+    rng = np.random.default_rng(1)
+    data = {
+        "pump-1": series(rng.exponential(1.0, 5000)),
+        "fan-1": series(rng.exponential(100.0, 5000)),
+        "fan-2": series(rng.exponential(100.0, OWN_WINDOWS - 1)),
+        "valve-1": series(rng.exponential(1.0, OWN_WINDOWS - 1)),
+    }
+    grouping = Grouping({"fans": "fan-*", "pumps": "pump-*", "valves": "valve-*"})
+    found = fit_thresholds(data, method, 5.0 if method != "quantile" else 0.99, grouping)
+    assert set(found.sensors) == {"pump-1", "fan-1"}
+    assert set(found.groups) == {"fans", "pumps"}
+    sensors = ["fan-1", "fan-2", "fan-9", "pump-9", "valve-1", "x"]
+    names = [found.entries[row].name for row in found.rows(sensors, grouping)]
+    assert names == ["fan-1", "groups.fans", "groups.fans", "groups.pumps", "*", "*"]
+    limits = found.values[found.rows(["fan-9", "pump-9"], grouping)]
+    assert limits[0] > 50 * limits[1]
+    assert found.rows(sensors) == [found.sensors["fan-1"], 0, 0, 0, 0, 0], "nothing is known of groups"
+    without = fit_thresholds(data, method, 5.0 if method != "quantile" else 0.99)
+    assert without.entries == tuple(one for one in found.entries if not one.name.startswith("groups."))
 
 
 def test_other_methods() -> None:

@@ -5,36 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.contents import Scaler
 from stream_detector.events import Float32, Float64
 from training.data import periods
-from training.normal import RESIDUAL_FLOOR, error_statistics, fit_scaler, scale_values
+from training.normal import RESIDUAL_FLOOR, error_statistics
 
 
 def correlated(count: int, seed: int = 0) -> tuple[Float32, Float64]:
     covariance = np.array([[1.0, 0.6, 0.0], [0.6, 2.0, -0.3], [0.0, -0.3, 0.5]])
     drawn = np.random.default_rng(seed).multivariate_normal([0.3, 0.0, -1.0], covariance, (count, 10))
     return drawn.astype(np.float32), covariance
-
-
-def test_scaled_values_have_mean_zero_and_deviation_one() -> None:
-    values = np.random.default_rng(0).normal([5, 1e6, -2e-3], [2, 50, 1e-4], (500, 8, 3)).astype(np.float32)
-    scaled = scale_values(fit_scaler(values), values)
-    np.testing.assert_allclose(scaled.mean((0, 1)), 0, atol=0.01)
-    np.testing.assert_allclose(scaled.std((0, 1)), 1, atol=0.01)
-
-
-def test_constant_columns() -> None:
-    values = np.tile(np.array([7.0, 0.0, -1e5], np.float32), (50, 8, 1))
-    scaler = fit_scaler(values)
-    assert min(scaler.scale) > 0
-    assert np.abs(scale_values(scaler, values)).max() < 1e-3
-    assert scale_values(scaler, np.nextafter(values, np.float32(np.inf))).max() < 1e-3  # rounding is no change
-    assert (scale_values(scaler, values * 1.1 + 1)[..., :2] > 0.9).all()  # a real one is
-
-
-def test_absurd_values_are_cut() -> None:
-    assert scale_values(Scaler((0.0,), (1e-3,)), np.full((1, 2, 1), 3e38, np.float32)).max() == 1e4
 
 
 def test_whitening_whitens() -> None:

@@ -34,6 +34,7 @@ from stream_detector.bundle import Bundle
 from stream_detector.contents import ErrorStatistics, Output, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
 from stream_detector.events import PARTS, Errors, Float32, PartName
+from stream_detector.groups import Grouping
 from stream_detector.profiles import profiles_of
 from stream_detector.thresholds import Thresholds
 
@@ -57,6 +58,7 @@ class CompiledModel:
         stride: int = 1,
         code: str = "",
         one_size: bool = False,  # pad to the largest batch; smaller ones only where the device fails on it
+        grouping: Grouping | None = None,  # of training
     ) -> None:
         size = len(scaler.center)
         self.model = log_odds(model) if output == "probability" else model
@@ -70,7 +72,7 @@ class CompiledModel:
         self.kind = errors.kind
         self.buckets = buckets
         self.least = buckets[-1] if one_size else 0
-        self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1])
+        self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1], grouping)
         self.tables = {name: ops.convert_to_tensor(table) for name, table in self.profiles.tables.items()}
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
 
@@ -222,6 +224,7 @@ class KerasScorer:
             bundle.manifest.output,
             bundle.manifest.stride,
             bundle.manifest.code,
+            grouping=Grouping(bundle.manifest.groups),
         )
 
     def warm(self) -> None:
