@@ -47,10 +47,12 @@ def write_events(
     seed: int = 0,
     period_ms: int = PERIOD,
     alert_share: float = ALERT_SHARE,
+    first: int = 1,
 ) -> EventTable:
     """Write ``events.csv``; the same bytes for the same arguments.
 
-    Of the sensors, ``alert_share`` have an alert: rounded, but one at least unless the share is 0.
+    Of the sensors, ``alert_share`` have an alert: rounded, but one at least unless the share is 0. Their ids are
+    numbers from ``first`` on: a second table of other sensors must not name those of the first.
     """
     if sensors < 1 or days * DAY < 100 * period_ms:
         raise ValueError(f"{sensors} sensors over {days} days: give 1 or more, and time for 100 events")
@@ -63,7 +65,7 @@ def write_events(
     with table.path.open("w", newline="", encoding="utf-8") as stream:
         stream.write(",".join(COLUMNS) + "\n")
         for at in range(sensors):
-            sensor, label = str(at + 1), int(at in chosen)
+            sensor, label = str(at + first), int(at in chosen)
             times, values, faulty = simulate(np.random.default_rng((seed, 0, at)), round(days * DAY), period_ms, label)
             table.labels[sensor] = label
             if label:

@@ -45,6 +45,14 @@ def train(
     units: Annotated[
         str | None, typer.Option(help="Units of each encoder layer, comma-separated; as suits the model if absent.")
     ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam; as suits the model if absent, lower for --fine-tune that diverges.")
+    ] = None,
+    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss before training stops.")] = 5,
+    batch: Annotated[int, typer.Option(help="Windows a step of learning.")] = 128,
+    stop_gradient: Annotated[
+        bool, typer.Option("--stop-gradient", help="Of lstm-context: only the prediction learns, not its target.")
+    ] = False,
     budget: Annotated[
         float | None,
         typer.Option(help="False alarms to spend, per sensor and day; else 0.5, or as few as the data can tell of."),
@@ -90,6 +98,10 @@ def train(
         stride=stride if stride is not None else settings.window.stride,
         epochs=epochs,
         units=None if units is None else _numbers("--units", units),
+        learning_rate=learning_rate,
+        patience=patience,
+        batch=batch,
+        stop_gradient=stop_gradient,
         budget=budget,
         seed=seed,
         missing=settings.events.missing,
