@@ -20,6 +20,7 @@ from stream_detector.targets import Webhooks
 from stream_detector.webhooks.backlog import Entry
 from tests.alerts import alert
 from tests.receiver import SECRET, Receiver
+from training import events, traffic
 from training.autoencoders import FAMILY, WRAPPERS
 from training.options import TrainOptions, check_options
 
@@ -69,6 +70,12 @@ COMMANDS = [line for text in re.findall(r"```bash\n(.*?)```", MODELS, re.DOTALL)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_about_models_make_sense(line: str) -> None:
     program, name, *arguments = shlex.split(line)
+    if program == "python":
+        module, *arguments = arguments
+        text = inspect.getsource({"training.events": events, "training.traffic": traffic}[module])
+        assert name == "-m"
+        assert all(f'"{part}"' in text for part in arguments if part.startswith("--"))
+        return
     assert program == "stream-detector"
     command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined] # it is a group
     given = command.make_context(name, arguments).params
@@ -79,6 +86,7 @@ def test_commands_about_models_make_sense(line: str) -> None:
             length=given["window"] or TrainOptions().length,
             stride=given["stride"],
             units=None if units is None else tuple(int(size) for size in units.split(",")),
+            stop_gradient=given["stop_gradient"],
             epochs=given["epochs"],
             label=given["label"],
             fine_tune=given["fine_tune"],

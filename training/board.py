@@ -1,4 +1,4 @@
-"""Losses for TensorBoard, in the folders and under the name that Keras' own callback gives them.
+"""Losses and metrics for TensorBoard, in the folders and under the names that Keras' own callback gives them.
 
 That callback needs the package tensorboard to write; TensorFlow alone can write events, and so only who wants to look
 at them needs the package.
@@ -14,11 +14,11 @@ import keras
 
 from stream_detector.errors import SettingsError
 
-WRITERS = {"loss": "train", "val_loss": "validation"}
+FOLDERS = ("train", "validation")
 
 
 class Board(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no types
-    """Writes the losses after each epoch, as ``epoch_loss``, to a folder each."""
+    """Writes what each epoch came to, as ``epoch_loss`` and the like, to a folder each of training and validation."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Board(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no ty
         import tensorflow as tf
 
         try:
-            self.writers = {name: tf.summary.create_file_writer(str(self.folder / at)) for name, at in WRITERS.items()}
+            self.writers = {at: tf.summary.create_file_writer(str(self.folder / at)) for at in FOLDERS}
         except tf.errors.OpError as error:
             raise SettingsError(f"TensorBoard's files cannot go to {self.folder}: {error.message}") from error
 
@@ -40,9 +40,11 @@ class Board(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no ty
 
         metadata = tf.compat.v1.SummaryMetadata()
         metadata.plugin_data.plugin_name = "scalars"
-        for name, writer in self.writers.items():
-            with writer.as_default():
-                tf.summary.write("epoch_loss", tf.constant(float(logs[name])), epoch, metadata)
+        for name, value in logs.items():
+            at = "validation" if name.startswith("val_") else "train"
+            with self.writers[at].as_default():
+                tf.summary.write(f"epoch_{name.removeprefix('val_')}", tf.constant(float(value)), epoch, metadata)
+        for writer in self.writers.values():
             writer.flush()
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class State:
     val_loss: list[float]  # (e)
     variables: list[NDArray[Any]]  # of the model and its random generators, then of the optimiser
     best: list[NDArray[Any]]  # the model's weights after the epoch with the lowest validation loss
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # (e) what is measured beside the losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Checkpoints:
         """
         path = self.path(stage)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        about = {**self.about, "data": data, "loss": state.loss, "val_loss": state.val_loss}
+        told = {"loss": state.loss, "val_loss": state.val_loss, "metrics": state.metrics}
+        about = {**self.about, "data": data, **told}
         arrays = {f"variables-{at}": array for at, array in enumerate(state.variables)}
         arrays |= {f"best-{at}": array for at, array in enumerate(state.best)}
         try:
@@ -81,6 +83,8 @@ class Checkpoints:
                 found = json.loads(file["about"].tobytes())
                 arrays = {name: file[name] for name in file.files}
             losses = [float(value) for value in found.pop("loss")], [float(value) for value in found.pop("val_loss")]
+            measured = found.pop("metrics", {}).items()
+            metrics = {str(name): [float(value) for value in values] for name, values in measured}
         except FileNotFoundError:
             return None
         except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
@@ -92,7 +96,7 @@ class Checkpoints:
                 f"{path} is of a training with other {', '.join(sorted(other))}; "
                 "resume with what it was begun with, or give another folder"
             )
-        return State(*losses, _numbered(arrays, "variables"), _numbered(arrays, "best"))
+        return State(*losses, _numbered(arrays, "variables"), _numbered(arrays, "best"), metrics)
 
     def clear(self) -> None:
         """Remove the checkpoints: what they led to is finished."""

@@ -7,10 +7,13 @@ Feature 1 is a load, feature 2 answers it a few events later. On a sensor with a
 from the load for hours at a time: feature 2 then follows a load of its own, of the same kind. Neither feature
 says anything alone, in level, spread or speed: the fault is in how they relate. All sensors, well or not, have
 bursts in which both rise beyond their usual range, and differ in level and gain.
+
+``python -m training.events OUT.csv`` writes such a table.
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -40,17 +43,19 @@ class EventTable:
 
 
 def write_events(
-    folder: Path,
+    path: Path,
     *,
     sensors: int = 200,
     days: float = 10,
     seed: int = 0,
     period_ms: int = PERIOD,
     alert_share: float = ALERT_SHARE,
+    first: int = 1,
 ) -> EventTable:
-    """Write ``events.csv``; the same bytes for the same arguments.
+    """Write the table to ``path``; the same bytes for the same arguments.
 
-    Of the sensors, ``alert_share`` have an alert: rounded, but one at least unless the share is 0.
+    Of the sensors, ``alert_share`` have an alert: rounded, but one at least unless the share is 0. Their ids are
+    numbers from ``first`` on: a second table of other sensors must not name those of the first.
     """
     if sensors < 1 or days * DAY < 100 * period_ms:
         raise ValueError(f"{sensors} sensors over {days} days: give 1 or more, and time for 100 events")
@@ -58,12 +63,12 @@ def write_events(
         raise ValueError(f"alert_share {alert_share} must be within 0 and 1")
     alerts = max(1, round(sensors * alert_share)) if alert_share > 0 else 0
     chosen = set(np.random.default_rng((seed, 1)).permutation(sensors)[:alerts].tolist())
-    folder.mkdir(parents=True, exist_ok=True)
-    table = EventTable(folder / "events.csv", {}, {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = EventTable(path, {}, {})
     with table.path.open("w", newline="", encoding="utf-8") as stream:
         stream.write(",".join(COLUMNS) + "\n")
         for at in range(sensors):
-            sensor, label = str(at + 1), int(at in chosen)
+            sensor, label = str(at + first), int(at in chosen)
             times, values, faulty = simulate(np.random.default_rng((seed, 0, at)), round(days * DAY), period_ms, label)
             table.labels[sensor] = label
             if label:
@@ -129,3 +134,25 @@ def _runs(during: Bool) -> list[tuple[int, int]]:
     """Where it holds: first row and the row after the last, of each run."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], during.astype(np.int8), [0]])))
     return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
+
+
+def main() -> None:
+    """Write a table as the command line says; a mistake is one line on standard error and exit code 2."""
+    parser = argparse.ArgumentParser(
+        "python -m training.events", description="Write a table of events, labelled per sensor."
+    )
+    parser.add_argument("out", type=Path, metavar="OUT.csv")
+    parser.add_argument("--sensors", type=int, default=200, help=f"of which {ALERT_SHARE:.0%}% had an alert (200)")
+    parser.add_argument("--days", type=float, default=10, help="that it spans (10)")
+    parser.add_argument("--seed", type=int, default=0, help="the same one writes the same bytes (0)")
+    parser.add_argument("--first", type=int, default=1, help="number of the first sensor (1); others for a test set")
+    given = parser.parse_args()
+    try:
+        table = write_events(given.out, sensors=given.sensors, days=given.days, seed=given.seed, first=given.first)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    parser.exit(0, f"wrote {len(table.labels)} sensors, {sum(table.labels.values())} with an alert, to {given.out}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,22 @@ from training.progress import Progress, silent
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What was minimised, in scaled units, after each epoch."""
+    """What was minimised, in scaled units, after each epoch, and what else was measured."""
 
     loss: list[float]  # (epochs)
     val_loss: list[float]  # (epochs)
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # (epochs) by Keras' name: "mse", "val_mse"
 
     @property
     def best(self) -> int:
         """The epoch whose weights were kept, from 0."""
         return min(range(len(self.val_loss)), key=self.val_loss.__getitem__)
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """The figures of the epoch whose weights were kept, losses first."""
+        found = {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}
+        return {name: values[self.best] for name, values in found.items()}
 
     def over(self, epochs: int, patience: int) -> bool:
         """Whether nothing is left to do: all epochs are over, or the validation loss rose for long enough."""
@@ -45,6 +52,7 @@ def fit(
     epochs: int = 30,
     batch: int = 128,
     loss: str = "mse",
+    metrics: Sequence[str] = (),
     learning_rate: float = 1e-3,
     patience: int = 5,
     seed: int = 0,
@@ -57,12 +65,13 @@ def fit(
 ) -> History:
     """Teach the model to return its input: Adam on ``loss``, by its name in Keras; windows (n, W, F) in scaled units.
 
+    ``metrics``, by their names in Keras too, are measured beside the loss; nothing minimises them.
     ``targets`` are what to return instead, ``weights`` (n) what each window counts: of values and validation.
     Stops ``patience`` epochs after the validation loss was lowest, and goes back to the weights of that
     epoch. The same seed, data and machine give the same weights: all of the process's seeds are set, and
     TensorFlow is told to use deterministic kernels from here on. With ``checkpoints`` it goes on after the last
     epoch that is there, to the same weights: the order of an epoch's windows depends on the seed and its number alone.
-    Losses are written for TensorBoard to a folder of the stage in ``tensorboard``.
+    Losses and metrics are written for TensorBoard to a folder of the stage in ``tensorboard``.
 
     Raises `DataError` if the error becomes infinite, and what `Checkpoints` raise.
     """
@@ -72,7 +81,7 @@ def fit(
 
         tf.config.experimental.enable_op_determinism()
     taught, held = (values, validation) if targets is None else targets
-    model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=loss)
+    model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=loss, metrics=list(metrics))
     course = _Course(History([], []), epochs, patience, stage, progress)
     if checkpoints is not None:
         seen = digest([values, validation, *(targets or ()), *(weights or ())])
@@ -121,22 +130,25 @@ class _Course(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no 
             raise DataError(f"the checkpoint of {self.stage} is of another model; give another folder")
         for variable, array in zip(variables, state.variables, strict=True):
             variable.assign(array)
-        self.history, self.best = History(state.loss, state.val_loss), state.best
+        self.history, self.best = History(state.loss, state.val_loss, state.metrics), state.best
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Called by Keras, after validation."""
         history = self.history
         history.loss.append(float(logs["loss"]))
         history.val_loss.append(float(logs["val_loss"]))
+        for name in sorted(logs.keys() - {"loss", "val_loss"}):
+            history.metrics.setdefault(name, []).append(float(logs[name]))
         if not math.isfinite(history.loss[-1] + history.val_loss[-1]):
             raise DataError(f"{self.stage} diverged in epoch {epoch + 1}; lower the learning rate or check the data")
         if history.best == epoch:
             self.best = self.model.get_weights()
         if self.save is not None:
             variables = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in _variables(self.model)]
-            self.save(State(history.loss, history.val_loss, variables, self.best))
+            self.save(State(history.loss, history.val_loss, variables, self.best, history.metrics))
         self.model.stop_training = history.over(self.epochs, self.patience)
-        self.progress(self.stage, epoch + 1, self.epochs, {"loss": history.loss[-1], "val_loss": history.val_loss[-1]})
+        told = {"loss": history.loss, "val_loss": history.val_loss, **history.metrics}
+        self.progress(self.stage, epoch + 1, self.epochs, {name: values[-1] for name, values in told.items()})
 
 
 def _batches(arrays: Sequence[NDArray[Any]], batch: int, seed: int, epochs: range) -> Any:

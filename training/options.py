@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -31,6 +32,7 @@ class TrainOptions:
     patience: int = 5  # epochs without a better validation error
     batch: int = 128
     learning_rate: float | None = None  # None: what suits the kind
+    stop_gradient: bool = False  # of lstm-context: its target has no part in the gradient
     error: ErrorKind | None = None  # None: what suits the model; of a fine-tuned model always "probability"
     partners: bool = True  # whether the score has parts beside the model's: see `adapters.keras.partners`
     threshold: Method = "evt"
@@ -83,7 +85,7 @@ ALONE = Session()
 
 def check_options(options: TrainOptions) -> None:
     """Raise `SettingsError` for options that make no sense."""
-    kind = architecture(options.kind)
+    kind = architecture(options.kind, options.seed, options.stop_gradient)
     least = {
         "window": (options.length, kind.shortest),
         "stride": (options.step, 1),
@@ -121,5 +123,5 @@ def check_options(options: TrainOptions) -> None:
         raise SettingsError(f"precision mixed is not for {options.kind}, whose penalties need float32")
     if options.scaling not in get_args(Scaling):
         raise SettingsError(f"scaling = {options.scaling} will not do; give {' or '.join(get_args(Scaling))}")
-    if options.learning_rate is not None and options.learning_rate <= 0:
+    if options.learning_rate is not None and not 0 < options.learning_rate < math.inf:
         raise SettingsError(f"learning_rate = {options.learning_rate} will not do; give a number above 0")

@@ -45,11 +45,14 @@ class Summary:
     notes: list[str] = field(default_factory=list)  # what a person should know before relying on it
     parameters: int = 0
     layers: list[Layer] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)  # beside the loss, of the best epoch: "mse", "val_mse"
     code: str = ""  # which layer it is, and whether windows can be made from it
 
     def table(self) -> list[tuple[str, str]]:
         """Rows of text, for a terminal."""
         windows = ", ".join(f"{count} {part}" for part, count in self.windows.items())
+        figures = {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         return [
             ("bundle", f"{self.name} {self.version}".rstrip()),
             ("model", f"{self.kind}, windows of {self.length} events, stride {self.stride}"),
@@ -57,10 +60,7 @@ class Summary:
             ("features", ", ".join(self.features)),
             ("data", f"{self.events} events of {self.sensors} sensors"),
             ("windows", f"{windows}; {self.left_out} left out"),
-            (
-                "fit",
-                f"{self.epochs} epochs, best {self.best_epoch}: loss {self.loss:.4g}, val_loss {self.val_loss:.4g}",
-            ),
+            ("fit", f"{self.epochs} epochs, best {self.best_epoch}: {told}"),
             ("threshold", f"{self.threshold:.4g}; {self.own_thresholds} sensors have their own"),
             ("false alarms", f"{self.expected_alerts_per_day:.3g} expected per sensor and day"),
             ("time", f"{self.seconds:.1f} s"),

@@ -8,10 +8,13 @@ Reconstruction alone cannot tell the rarities from the attacks; labels can.
 
 Feature names are those of CICFlowMeter as in Sharafaldin et al. 2018, *Toward Generating a New Intrusion
 Detection Dataset and Intrusion Traffic Characterization*, and the protocol.
+
+``python -m training.traffic OUT.csv`` writes such a file.
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -218,3 +221,24 @@ def _measure(rng: np.random.Generator, flows: list[Flow]) -> Float64:
         *spread(idle, pauses, varied["bwd"]),
     ]
     return np.column_stack(columns)
+
+
+def main() -> None:
+    """Write flows as the command line says; a mistake is one line on standard error and exit code 2."""
+    parser = argparse.ArgumentParser(
+        "python -m training.traffic", description="Write flows of a network, labelled per row."
+    )
+    parser.add_argument("out", type=Path, metavar="OUT.csv")
+    parser.add_argument("--flows", type=int, default=20_000, help=f"of which {ATTACK_SHARE:.0%}% are attacks (20000)")
+    parser.add_argument("--hosts", type=int, default=8, help="that they belong to (8)")
+    parser.add_argument("--seed", type=int, default=0, help="the same one writes the same bytes (0)")
+    given = parser.parse_args()
+    try:
+        traffic = write_traffic(given.out, flows=given.flows, hosts=given.hosts, seed=given.seed)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    parser.exit(0, f"wrote {len(traffic.hosts)} flows, {traffic.labels.sum()} of attacks, to {given.out}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -75,7 +75,7 @@ def train(
     data = read(events, _rules(features, options), options.seed, options.label, options.fine_tune, *room)
     sensors, values = data.gather(Part.FIT, options.max_windows, options.seed)  # (n), (n, W, F) raw
     others, validation = data.gather(Part.VALIDATION, options.held_out, options.seed)
-    kind = architecture(options.kind, options.seed)
+    kind = architecture(options.kind, options.seed, options.stop_gradient)
     scaler = fit_scaler(values, kind.scaling, options.scaling)
     own, groups = fit_own_scalers(data, kind.scaling, scaler, options.scaling, options.grouping)
     scaler = msgspec.structs.replace(scaler, own=own, groups=groups)
@@ -99,7 +99,7 @@ def train(
         "progress": progress,
         **aside,
     }
-    history = fit(kind.trainer(model), *seen, loss=kind.loss, **learning)
+    history = fit(kind.trainer(model), *seen, loss=kind.loss, metrics=kind.metrics, **learning)
     if check is not None:
         check()
     output: Output = kind.output
@@ -172,6 +172,7 @@ def _untaught(
         patience=options.patience,
         seed=options.seed,
         progress=progress,
+        wrapping=kind.wrapping,
         **aside,
     )[0]
 
@@ -256,8 +257,7 @@ def _manifest(
         units=dict(units),
         libraries=installed,
         metrics={
-            "loss": history.loss[history.best],
-            "val_loss": history.val_loss[history.best],
+            **history.kept,
             "calibration_windows": float(len(errors)),
             "calibration_error_median": float(np.median(errors)),
             "calibration_error_max": float(np.max(errors)),
@@ -301,6 +301,7 @@ def _summary(
         best_epoch=history.best + 1,
         loss=history.loss[history.best],
         val_loss=history.val_loss[history.best],
+        metrics={name: values[history.best] for name, values in history.metrics.items()},
         threshold=found.thresholds.entries[0].threshold,
         own_thresholds=len(found.thresholds.sensors),
         expected_alerts_per_day=found.expected,

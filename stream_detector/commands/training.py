@@ -49,6 +49,14 @@ def train(
     units: Annotated[
         str | None, typer.Option(help="Units of each encoder layer, comma-separated; as suits the model if absent.")
     ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam; as suits the model if absent, lower for --fine-tune that diverges.")
+    ] = None,
+    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss before training stops.")] = 5,
+    batch: Annotated[int, typer.Option(help="Windows a step of learning.")] = 128,
+    stop_gradient: Annotated[
+        bool, typer.Option("--stop-gradient", help="Of lstm-context: only the prediction learns, not its target.")
+    ] = False,
     budget: Annotated[
         float | None,
         typer.Option(help="False alarms to spend, per sensor and day; else 0.5, or as few as the data can tell of."),
@@ -121,6 +129,10 @@ def train(
         groups=tuple((name, group.sensors) for name, group in settings.groups.items()),
         scaling=cast("Scaling", scaling),
         max_windows=max_windows,
+        learning_rate=learning_rate,
+        patience=patience,
+        batch=batch,
+        stop_gradient=stop_gradient,
         seed=seed,
         missing=settings.events.missing,
         grace=settings.window.grace,

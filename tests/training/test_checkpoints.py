@@ -31,7 +31,8 @@ def taught(
     family = architecture(kind)
     model = family.build(8, 2, units=(6,), seed=1)
     about = Checkpoints(folder, {"kind": kind}) if folder else None
-    history = fit(family.trainer(model), LEARN, CHECK, epochs=epochs, batch=50, seed=2, checkpoints=about, **more)
+    options = {"epochs": epochs, "batch": 50, "seed": 2, "checkpoints": about, "metrics": family.metrics, **more}
+    history = fit(family.trainer(model), LEARN, CHECK, **options)
     return model, history
 
 

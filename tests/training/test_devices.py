@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -59,16 +60,26 @@ def test_tensorboard_gets_each_epochs_losses(tmp_path: Path) -> None:
 
     family = architecture("dense")
     model = family.build(8, 2, units=(6,), seed=1)
-    history = fit(family.trainer(model), WINDOWS, WINDOWS[:10], epochs=3, batch=20, tensorboard=tmp_path)
-    for folder, losses in (("train", history.loss), ("validation", history.val_loss)):
+    about: dict[str, Any] = {"loss": family.loss, "metrics": family.metrics, "tensorboard": tmp_path}
+    history = fit(family.trainer(model), WINDOWS, WINDOWS[:10], epochs=3, batch=20, **about)
+    kept = float(np.square(model.predict(WINDOWS[:10], verbose=0) - WINDOWS[:10]).mean())
+    assert history.kept["val_mse"] == pytest.approx(kept, rel=1e-4)  # measured, while a cross-entropy is minimised
+    assert history.kept["val_loss"] != pytest.approx(kept, rel=0.1)
+    wanted = {
+        ("train", "epoch_loss"): history.loss,
+        ("train", "epoch_mse"): history.metrics["mse"],
+        ("validation", "epoch_loss"): history.val_loss,
+        ("validation", "epoch_mse"): history.metrics["val_mse"],
+    }
+    for (folder, tag), values in wanted.items():
         [file] = (tmp_path / "fit" / folder).iterdir()
         found = {
             event.step: float(tf.make_ndarray(value.tensor))
             for event in tf.compat.v1.train.summary_iterator(str(file))
             for value in event.summary.value
-            if value.tag == "epoch_loss"
+            if value.tag == tag
         }
-        assert found == pytest.approx(dict(enumerate(losses)))
+        assert found == pytest.approx(dict(enumerate(values)))
 
 
 def test_a_folder_that_tensorboard_cannot_have_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from stream_detector.events import Float64
 from stream_detector.timestamps import parse_cell
+from training import traffic
 from training.events import ALERT_SHARE, COLUMNS, DAY, DELAY, PERIOD, START, EventTable, simulate, write_events
 
 GAP = 720_000  # ms between events, for short files
@@ -47,7 +50,7 @@ def test_same_seed_same_bytes_and_imbalance_as_stated(seed: int, sensors: int, s
 
 
 def test_the_table_looks_like_the_mission_s(tmp_path: Path) -> None:
-    table = write_events(tmp_path, sensors=20, days=10, seed=1)
+    table = write_events(tmp_path / "made" / "events.csv", sensors=20, days=10, seed=1)
     rows = rows_of(table)
     assert sum(table.labels.values()) == round(20 * ALERT_SHARE) == 1
     assert table.faults.keys() == {sensor for sensor, label in table.labels.items() if label}
@@ -108,4 +111,33 @@ def test_a_fault_leaves_feature_1_and_all_other_times_alone() -> None:
 @pytest.mark.parametrize("wrong", [{"sensors": 0}, {"days": 0.0}, {"alert_share": 2.0}])
 def test_senseless_arguments(wrong: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be|give"):
-        write_events(tmp_path, **wrong)  # type: ignore[arg-type] # wrong on purpose
+        write_events(tmp_path / "events.csv", **wrong)  # type: ignore[arg-type] # wrong on purpose
+
+
+def test_ids_go_on_where_another_table_ended(tmp_path: Path) -> None:
+    one, other = (
+        write_events(tmp_path / str(first), sensors=3, days=1, seed=1, period_ms=GAP, first=first) for first in (1, 4)
+    )
+    assert [*one.labels, *other.labels] == ["1", "2", "3", "4", "5", "6"]
+    assert [row[1:] for row in rows_of(one)] == [row[1:] for row in rows_of(other)]
+
+
+@pytest.mark.parametrize("module", ["events", "traffic"])
+def test_the_commands_write_what_the_functions_do(module: str, tmp_path: Path) -> None:
+    def written(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", f"training.{module}", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    if module == "events":
+        wanted = write_events(tmp_path / "wanted.csv", sensors=2, days=1, seed=3, first=7).path
+        options, wrong = ["--sensors", "2", "--days", "1", "--first", "7"], ["--sensors", "0"]
+    else:
+        wanted = tmp_path / "wanted.csv"
+        traffic.write_traffic(wanted, flows=60, hosts=2, seed=3)
+        options, wrong = ["--flows", "60", "--hosts", "2"], ["--hosts", "0"]
+    done = written(str(tmp_path / "made.csv"), "--seed", "3", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made.csv").read_bytes() == wanted.read_bytes()
+    done = written(str(tmp_path / "none.csv"), *wrong)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "none.csv").exists()

@@ -11,6 +11,7 @@ import pytest
 
 from stream_detector.errors import DataError
 from stream_detector.events import Float32
+from training.autoencoders import architecture
 from training.autoencoders.lstm_context import (
     COLLAPSED,
     UNITS,
@@ -83,7 +84,7 @@ def test_a_stopped_gradient_moves_the_encoder_by_the_prediction_alone(stop_gradi
     kernel, bias = model.get_layer("code").get_weights()
     model.get_layer("code").set_weights([np.zeros_like(kernel), bias])  # no way from prediction to encoder
     before = model.get_layer("context").get_weights()
-    taught = trainer(model, stop_gradient)
+    taught = architecture("lstm-context", stop_gradient=stop_gradient).trainer(model)
     taught.compile(optimizer="adam", loss="mse")
     taught.fit(waves(16), epochs=1, batch_size=16, verbose=0)
     same = [np.array_equal(old, new) for old, new in zip(before, model.get_layer("context").get_weights(), strict=True)]

@@ -12,6 +12,7 @@ import pytest
 from stream_detector.errors import DataError
 from training.autoencoders import dense, stacked
 from training.autoencoders.stacked import pretrain
+from training.autoencoders.wrappers import Wrapping
 from training.fit import fit
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -99,6 +100,18 @@ def test_a_stack_of_one_layer_and_progress() -> None:
     assert told == [("pretrain 1", 1, 2), ("pretrain 1", 2, 2)]
     with pytest.raises(ValueError, match="1 or more"):
         pretrain(LEARN[:50], CHECK, ())
+
+
+def test_denoising_goes_around_each_stage() -> None:
+    """Nothing of the input is left to rebuild from in training: a stage learns the mean of what it is to rebuild."""
+    blind = Wrapping(mask=1 - 1e-9)
+    _, stages = pretrain(LEARN, CHECK, (6, 3), epochs=40, batch=50, learning_rate=3e-2, wrapping=blind, seed=3)
+    seen = LEARN.reshape(len(LEARN), -1)
+    for depth, stage in enumerate(stages):
+        back = leaky(stage.encoder[1]) @ stage.decoder[0] + stage.decoder[1]  # of an input that is 0
+        said = leaky(back) if depth else 1 / (1 + np.exp(-back))
+        np.testing.assert_allclose(said, seen.mean(axis=0), atol=0.1)
+        seen = leaky(seen @ stage.encoder[0] + stage.encoder[1])  # clean, for the next stage
 
 
 def test_divergence_is_told() -> None:

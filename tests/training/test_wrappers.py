@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from training.autoencoders import dense, lstm
+from training.autoencoders import FAMILY, dense, lstm
 from training.autoencoders.codes import code_of
 from training.autoencoders.wrappers import Wrapping, contraction, corrupt, divergence, squashing, wrap
 from training.fit import fit
@@ -227,6 +227,48 @@ def test_all_at_once_and_nothing_of_it_is_saved(build: Any, tmp_path: Path) -> N
     base.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", custom_objects=None, compile=False, safe_mode=True)
     np.testing.assert_array_equal(again.predict(test, verbose=0), wanted)
+
+
+@pytest.mark.parametrize("name", ["seq2seq", "aer", "lstm-context"])
+def test_models_that_learn_their_own_way_are_corrupted_and_compared_with_the_clean(name: str) -> None:
+    """What was corrupted is what is read; what is compared with it, and fed to a decoder, is clean."""
+    kind = FAMILY[name]
+    assert kind.lesson is not None
+    base = kind.build(6, 1, units=(4, 3) if name == "lstm-context" else (4,), seed=0)
+    wrapping, values = Wrapping(noise=0.2, mask=0.2, activity=0.1), TEST[:40, :6]
+    model, taught = wrap(base, wrapping, seed=5, lesson=kind.lesson(base)), kind.trainer(base)
+    for one in (model, taught):
+        one.compile(optimizer=keras.optimizers.SGD(0.0), loss=kind.loss)
+    norm = 0.1 * float((codes(base, values) ** 2).sum(axis=1).mean())
+    clean = float(taught.test_on_batch(values, values))
+    assert float(model.test_on_batch(values, values)) == pytest.approx(clean + norm, rel=1e-4)
+    twin = wrap(base, wrapping, seed=5)  # its next corruption is that of the training step
+    bad = np.asarray(corrupt(values, wrapping, twin.seeds))
+    said = np.asarray(
+        kind.lesson(base).restore(keras.ops.convert_to_tensor(bad), keras.ops.convert_to_tensor(values), True)
+    )
+    if name == "lstm-context":
+        guess, context = (keras.Model(base.input, base.get_layer(at).output) for at in ("prediction", "context"))
+        np.testing.assert_allclose(said, np.asarray(guess(bad)) - np.asarray(context(values)), atol=1e-6)
+        wanted = float((said**2).mean())
+    else:
+        steps = ((said - values) ** 2).mean(axis=(0, 2))
+        wanted = float(steps @ [0.25, *[0.125] * 4, 0.25] if name == "aer" else steps.mean())
+    if name == "aer":
+        np.testing.assert_allclose(said, np.asarray(base(bad)), atol=1e-6)
+    if name == "seq2seq":
+        step = keras.Model([taught.input, base.get_layer("code").output], taught.output)
+        np.testing.assert_allclose(said, step.predict([values, codes(base, bad)], verbose=0), atol=1e-5)
+    assert float(model.train_on_batch(values, values)) == pytest.approx(wanted + norm, rel=1e-4)
+    assert wanted != pytest.approx(clean, rel=1e-3)
+
+
+def test_every_kind_s_code_can_reach_a_low_mean_activation() -> None:
+    """As low as a code can be it must count as less than ρ: else the sparse penalty could not be met."""
+    lowest = {"tanh": -1.0, "relu": 0.0, "lstm_state": -1.0, "leaky_relu": -100.0, "sigmoid": 0.0}
+    for name, kind in FAMILY.items():
+        activation = code_of(kind.build(4, 2, units=(4, 3)))[1]
+        assert float(squashing(activation)(keras.ops.convert_to_tensor(lowest[activation]))) < 0.05, name
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from stream_detector.contents import Output
@@ -15,6 +16,7 @@ from stream_detector.errors import SettingsError
 from stream_detector.events import Float32
 from training.autoencoders import dense, hybrid, lstm, lstm_context, rnn_classifier, seq2seq, stacked
 from training.autoencoders.head import Top
+from training.autoencoders.lesson import Lesson, plain
 from training.autoencoders.wrappers import Wrapping, wrap
 
 DEFAULT = "lstm"
@@ -29,7 +31,9 @@ class Architecture:
     scaling: str  # the values it takes; "standard" or "unit": mean 0 and deviation 1, or 0..1
     loss: str
     learning_rate: float
+    metrics: tuple[str, ...] = ()  # measured beside the loss
     trainer: Callable[[Any], Any] = lambda model: model  # what is fitted; the model is what is scored
+    lesson: Callable[[Any], Lesson] | None = None  # what the trainer goes by, for wrappers; None: by the loss alone
     wrapping: Wrapping | None = None  # what the names before it add to training
     shortest: int = 2  # events a window
     output: Output = "window"  # what the model makes of (n, W, F): that again, or a residual of its own (n, D)
@@ -43,7 +47,7 @@ class Architecture:
 FAMILY: Mapping[str, Architecture] = {
     "lstm": Architecture(lstm.build, lstm.UNITS, lstm.SCALING, lstm.LOSS, lstm.LEARNING_RATE),
     "dense": Architecture(
-        dense.build, dense.UNITS, dense.SCALING, dense.LOSS, dense.LEARNING_RATE, shortest=1
+        dense.build, dense.UNITS, dense.SCALING, dense.LOSS, dense.LEARNING_RATE, dense.METRICS, shortest=1
     ),
     "dense-l2": Architecture(
         dense.build_l2, dense.L2_UNITS, dense.L2_SCALING, dense.L2_LOSS, dense.L2_LEARNING_RATE, shortest=1
@@ -53,21 +57,28 @@ FAMILY: Mapping[str, Architecture] = {
         rnn_classifier.LEARNING_RATE, top="last_step",
     ),
     "seq2seq": Architecture(
-        seq2seq.build, seq2seq.UNITS, seq2seq.SCALING, seq2seq.LOSS, seq2seq.LEARNING_RATE, seq2seq.trainer
+        seq2seq.build, seq2seq.UNITS, seq2seq.SCALING, seq2seq.LOSS, seq2seq.LEARNING_RATE,
+        trainer=seq2seq.trainer, lesson=seq2seq.lesson,
+    ),
+    "seq2seq-unit": Architecture(
+        partial(seq2seq.build, values="unit"), seq2seq.UNITS, seq2seq.SCALINGS["unit"], seq2seq.LOSSES["unit"],
+        seq2seq.LEARNING_RATE, seq2seq.METRICS, trainer=seq2seq.trainer, lesson=seq2seq.lesson,
     ),
     "aer": Architecture(
-        hybrid.aer, hybrid.UNITS, hybrid.SCALING, hybrid.LOSS, hybrid.LEARNING_RATE, hybrid.aer_trainer, shortest=3
+        hybrid.aer, hybrid.UNITS, hybrid.SCALING, hybrid.LOSS, hybrid.LEARNING_RATE,
+        trainer=hybrid.aer_trainer, lesson=hybrid.aer_lesson, shortest=3,
     ),
     "forecast": Architecture(
         hybrid.forecast, hybrid.FORECAST_UNITS, hybrid.SCALING, hybrid.LOSS, hybrid.LEARNING_RATE
     ),
     "lstm-context": Architecture(
         lstm_context.build, lstm_context.UNITS, lstm_context.SCALING, lstm_context.LOSS, lstm_context.LEARNING_RATE,
-        lstm_context.trainer, output=lstm_context.OUTPUT, watch=lstm_context.watch, fewest=2,
+        trainer=lstm_context.trainer, lesson=lstm_context.lesson, output=lstm_context.OUTPUT,
+        watch=lstm_context.watch, fewest=2,
     ),
     "stacked": Architecture(
-        stacked.build, stacked.UNITS, stacked.SCALING, stacked.LOSS, dense.LEARNING_RATE, shortest=1,
-        pretrain=stacked.pretrain, pretrain_rate=stacked.LEARNING_RATE,
+        stacked.build, stacked.UNITS, stacked.SCALING, stacked.LOSS, dense.LEARNING_RATE, stacked.METRICS,
+        shortest=1, pretrain=stacked.pretrain, pretrain_rate=stacked.LEARNING_RATE,
     ),
 }  # fmt: skip
 
@@ -79,8 +90,11 @@ WRAPPERS: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def architecture(name: str, seed: int = 0) -> Architecture:
-    """What ``--model`` asks for; ``seed`` is that of wrappers. Raises `SettingsError` with the names that there are."""
+def architecture(name: str, seed: int = 0, stop_gradient: bool = False) -> Architecture:
+    """What ``--model`` asks for; ``seed`` is that of wrappers, ``stop_gradient`` see `lstm_context.trainer`.
+
+    Raises `SettingsError` with the names that there are, or for an option that the model does not have.
+    """
     *before, last = name.split("+")
     if last in WRAPPERS:
         before, last = [*before, last], DEFAULT
@@ -89,12 +103,19 @@ def architecture(name: str, seed: int = 0) -> Architecture:
         known = f"one of {', '.join(FAMILY)}, with {', '.join(WRAPPERS)} before it, such as denoising+dense"
         raise SettingsError(f"model {name!r} is not known; use {known}")
     base = FAMILY[last]
+    if stop_gradient:
+        if last != "lstm-context":
+            raise SettingsError(f"--stop-gradient is for lstm-context, whose target is learnt too, not for {name}")
+        base = replace(
+            base,
+            trainer=partial(lstm_context.trainer, stop_gradient=True),
+            lesson=partial(lstm_context.lesson, stop_gradient=True),
+        )
     if not before:
         return base
-    if base.trainer is not FAMILY[DEFAULT].trainer:
-        raise SettingsError(f"model {name!r}: {last} has a way of training of its own; use it without {before[0]}")
     added: dict[str, float] = {}
     for part in before:
         added |= WRAPPERS[part]
     wrapping = Wrapping(**added)  # type: ignore[arg-type] # the whole number among them is one in the table
-    return replace(base, trainer=lambda model: wrap(model, wrapping, seed), wrapping=wrapping)
+    lesson = base.lesson or plain
+    return replace(base, trainer=lambda model: wrap(model, wrapping, seed, lesson(model)), wrapping=wrapping)

@@ -16,22 +16,35 @@ from keras import layers
 
 Tensor: TypeAlias = Any  # of whichever backend runs
 
+RESHAPING = (layers.Cropping1D, layers.Flatten, layers.Reshape)  # they leave values as they are
+
 
 def code_of(model: Any) -> tuple[Tensor, str]:
     """The tensor that the layer "code" makes, and the name of the activation that it went through ("" if unknown).
 
-    A code that is repeated for the decoder's steps counts once. Raises `ValueError` if there is no such layer.
+    A code that is repeated for the decoder's steps counts once; that of `seq2seq`, outputs and cells of LSTMs, went
+    through "lstm_state". Raises `ValueError` if there is no such layer.
     """
-    layer = model.get_layer(code_layer(model))
-    return layer.output, getattr(getattr(layer, "activation", None), "__name__", "")
+    layer = made = model.get_layer(code_layer(model))
+    while isinstance(made, RESHAPING):
+        made = _before(model, made)
+    if isinstance(made, layers.Bidirectional):
+        made = made.forward_layer
+    if isinstance(made, layers.Concatenate):
+        return layer.output, "lstm_state"
+    return layer.output, getattr(getattr(made, "activation", None), "__name__", "")
 
 
 def code_layer(model: Any) -> str:
     """The name of the layer whose output is the code. Raises `ValueError` if no layer is named "code"."""
     layer = model.get_layer("code")
     if isinstance(layer, layers.RepeatVector):
-        layer = next(made for made in model.layers if made.output is layer.input)
+        layer = _before(model, layer)
     return str(layer.name)
+
+
+def _before(model: Any, layer: Any) -> Any:
+    return next(made for made in model.layers if made.output is layer.input)
 
 
 def encoder(model: Any) -> Any:

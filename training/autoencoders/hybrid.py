@@ -5,7 +5,8 @@ bidirectional LSTM reads a window without its first and last step, predicts both
 reconstructs what lies between. Its losses are weighed ``reg_ratio / 2``, ``1 - reg_ratio``, ``reg_ratio / 2``.
 
 ``forecast``: Malhotra et al. 2015, *Long Short Term Memory Networks for Anomaly Detection in Time Series*,
-one step ahead: each step is predicted from the steps before it. It costs half of an encoder-decoder.
+one step ahead: each step is predicted from the steps before it. Without a decoder it has about two fifths of the
+parameters of an encoder-decoder; its steps are as many, so that it is little faster.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from keras import initializers, layers, ops
+
+from training.autoencoders.lesson import Lesson, Taught, plain
 
 SCALING: Literal["standard", "unit"] = "standard"  # of both
 LOSS = "mse"
@@ -77,37 +80,27 @@ def forecast(length: int, features: int, units: Sequence[int] = FORECAST_UNITS, 
     return keras.Model(window, layers.Concatenate(axis=1, name="reconstruction")([first, predicted]), name="forecast")
 
 
-class WeightedTrainer(keras.Model):  # type: ignore[misc] # Keras ships no annotations
-    """Mean squared errors of a scoring model's steps, weighed. It shares the layers and is never saved itself."""
+def aer_lesson(model: Any, reg_ratio: float = REG_RATIO) -> Lesson:
+    """Mean squared errors of the steps (W), weighed.
 
-    def __init__(self, model: Any, weights: Any) -> None:
-        super().__init__(name="weighted_trainer")
-        self.inner = model
-        self.shares = np.asarray(weights, np.float32)  # (W) sums to 1
-
-    def call(self, window: Any, training: bool = False) -> Any:
-        """What the scoring model says, (n, W, F)."""
-        return self.inner(window, training=training)
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """In place of the compiled loss, which knows no steps."""
-        steps = ops.mean(ops.square(y_pred - ops.cast(y, y_pred.dtype)), axis=(0, 2))  # (W)
-        return ops.sum(steps * self.shares)
-
-
-def aer_trainer(model: Any, reg_ratio: float = REG_RATIO) -> Any:
-    """The model to fit, windows to themselves; the scoring model holds what it learns.
-
-    Loss: ``reg_ratio / 2`` of the backward, ``1 - reg_ratio`` of the reconstruction's and ``reg_ratio / 2``
-    of the forward error. A plain mean over W steps would all but ignore two predictions.
+    ``reg_ratio / 2`` of the backward, ``1 - reg_ratio`` of the reconstruction's and ``reg_ratio / 2`` of the forward
+    error. A plain mean over W steps would all but ignore two predictions.
     """
     if not 0 <= reg_ratio <= 1:
         raise ValueError(f"reg_ratio {reg_ratio} must be within 0 and 1")
     length = model.output_shape[1]
     middle = [(1 - reg_ratio) / (length - 2)] * (length - 2)
-    return WeightedTrainer(model, [reg_ratio / 2, *middle, reg_ratio / 2])
+    shares = np.asarray([reg_ratio / 2, *middle, reg_ratio / 2], np.float32)  # (W) sums to 1
+
+    def loss(target: Any, said: Any) -> Any:
+        return ops.sum(ops.mean(ops.square(said - ops.cast(target, said.dtype)), axis=(0, 2)) * shares)
+
+    return Lesson(plain(model).restore, loss)
+
+
+def aer_trainer(model: Any, reg_ratio: float = REG_RATIO) -> Any:
+    """The model to fit, windows to themselves, by `aer_lesson`; the scoring model holds what it learns."""
+    return Taught(model, aer_lesson(model, reg_ratio))
 
 
 def _check(length: int, features: int, units: Sequence[int], least: int) -> None:

@@ -23,6 +23,7 @@ from keras import initializers, layers, ops
 
 from stream_detector.errors import DataError
 from stream_detector.events import Float32
+from training.autoencoders.lesson import Lesson, Taught
 
 SCALING: Literal["standard", "unit"] = "standard"
 LOSS = "mse"  # of the residual against 0; the trainer takes no target
@@ -71,24 +72,21 @@ def encoder(model: Any) -> Any:
     return keras.Model(model.input, model.get_layer("context").output, name="encoder")
 
 
-class ContextTrainer(keras.Model):  # type: ignore[misc] # Keras ships no annotations
-    """Mean squared residual. It shares its layers with the scoring model and is never saved itself."""
+def lesson(model: Any, stop_gradient: bool = False) -> Lesson:
+    """Mean squared residual: the prediction from the window that is shown against the context of the clean one.
 
-    def __init__(self, model: Any, stop_gradient: bool) -> None:
-        super().__init__(name="context_trainer")
-        self.both = keras.Model(model.input, [model.get_layer("prediction").output, model.get_layer("context").output])
-        self.stop_gradient = stop_gradient
+    The target is within the model: whatever else is given is ignored. For ``stop_gradient`` see `trainer`.
+    """
+    both = keras.Model(model.input, [model.get_layer("prediction").output, model.get_layer("context").output])
+    target = encoder(model)
 
-    def call(self, window: Any, training: bool = False) -> Any:
-        """The residual (n, units[0]) of windows (n, W, F)."""
-        prediction, context = self.both(window, training=training)
-        return prediction - (ops.stop_gradient(context) if self.stop_gradient else context)
+    def restore(shown: Any, clean: Any, training: bool) -> Any:
+        prediction, context = both(shown, training=training)  # (n, units[0]) each
+        if shown is not clean:
+            context = target(clean, training=training)
+        return prediction - (ops.stop_gradient(context) if stop_gradient else context)
 
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """The target is within the model: whatever ``y`` is given is ignored."""
-        return ops.mean(ops.square(y_pred))
+    return Lesson(restore, lambda _, residual: ops.mean(ops.square(residual)))
 
 
 def trainer(model: Any, stop_gradient: bool = False) -> Any:
@@ -101,7 +99,7 @@ def trainer(model: Any, stop_gradient: bool = False) -> Any:
     part in the gradient, but nothing holds it either: at the default sizes it ran away to the LSTM's limits
     (variance 46 times the first), the loss rose and detection was worse (0.65).
     """
-    return ContextTrainer(model, stop_gradient)
+    return Taught(model, lesson(model, stop_gradient))
 
 
 def spread(model: Any, values: Float32) -> float:

@@ -25,9 +25,11 @@ from keras import initializers, layers
 
 from stream_detector.events import Float32
 from training.autoencoders.codes import decoder
+from training.autoencoders.lesson import Lesson
 
 Values = Literal["real", "unit"]  # of features: standardised, or within [0, 1] and one-hot
 
+METRICS = ("mse",)  # of values within [0, 1], beside their cross-entropy
 SCALING: Literal["standard", "unit"] = "standard"
 LOSS = "mse"
 SCALINGS: dict[Values, Literal["standard", "unit"]] = {"real": "standard", "unit": "unit"}
@@ -107,6 +109,13 @@ def trainer(model: Any) -> Any:
     for cell, state in zip(cells, initial_states(code, [cell.units for cell in cells]), strict=True):
         flow = layers.RNN(cell, return_sequences=True)(flow, initial_state=state)  # (n, W, size)
     return keras.Model(window, model.get_layer("features")(flow), name="teacher_forced")  # (n, W, F)
+
+
+def lesson(model: Any) -> Lesson:
+    """The same with a window that is shown: the encoder reads that one, the decoder is fed the clean one."""
+    code, taught = model.get_layer("code").output, trainer(model)
+    read, forced = keras.Model(model.input, code), keras.Model([taught.input, code], taught.output)
+    return Lesson(lambda shown, clean, training: forced([clean, read(shown, training=training)], training=training))
 
 
 def decoder_cells(model: Any) -> list[Any]:

@@ -2,13 +2,14 @@
 
 Each hidden layer first learns as an autoencoder of its own on the code of the layer before; then they are stacked
 and the whole goes on learning, without labels and then, if there are any, with them (`autoencoders.head`). Bengio et
-al. 2007, *Greedy Layer-Wise Training of Deep Networks*.
+al. 2007, *Greedy Layer-Wise Training of Deep Networks*. A wrapper goes around each stage too: what a stage reads is
+corrupted, what it rebuilds is clean (Vincent et al. 2010, *Stacked Denoising Autoencoders*).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from keras import layers
 
 from stream_detector.events import Float32
 from training.autoencoders import dense
+from training.autoencoders.wrappers import Wrapping, wrap
 from training.checkpoints import Checkpoints
 from training.fit import fit
 from training.progress import Progress, silent
@@ -57,12 +59,14 @@ def pretrain(
     progress: Progress = silent,
     checkpoints: Checkpoints | None = None,
     tensorboard: Path | None = None,
+    wrapping: Wrapping | None = None,
 ) -> tuple[Any, list[Stage]]:
     """The dense model of windows (n, W, F) in 0..1 that starts from its stages' weights, and those stages.
 
     The first stage rebuilds the windows (sigmoid, binary cross-entropy), the others the code before them (leaky
-    ReLU, mean squared error). Each stops and goes back as `training.fit.fit` does. Sets the process's random
-    seeds. Raises `ValueError` for sizes below 1, `DataError` if the error becomes infinite.
+    ReLU, mean squared error). Each stops and goes back as `training.fit.fit` does. With ``wrapping`` each learns with
+    its penalties and from corrupted input, noise as strong against a code as against windows. Sets the process's
+    random seeds. Raises `ValueError` for sizes below 1, `DataError` if the error becomes infinite.
     """
     length, features = values.shape[1:]
     model = build(length, features, units=units, seed=seed)
@@ -76,13 +80,18 @@ def pretrain(
         code = layers.Dense(size, "leaky_relu", name="code")(row)  # (n, size)
         single = keras.Model(row, layers.Dense(inputs, activation)(code), name=f"stage_{depth}")  # (n, inputs)
         single.set_weights([*encoder.get_weights(), *decoder.get_weights()])  # from the stack's seed
+        taught = single
+        if wrapping is not None:
+            share = float(seen.std() / values.std()) if values.std() > 0 else 1.0
+            taught = wrap(single, replace(wrapping, noise=share * wrapping.noise), seed + depth)
         past = fit(
-            single,
+            taught,
             seen,
             held,
             epochs=epochs,
             batch=batch,
             loss=loss,
+            metrics=METRICS,
             learning_rate=learning_rate,
             patience=patience,
             seed=seed + depth,

@@ -21,6 +21,7 @@ import keras
 from keras import ops
 
 from training.autoencoders.codes import code_of
+from training.autoencoders.lesson import Lesson, Taught, plain
 
 Tensor: TypeAlias = Any  # of whichever backend runs
 Function: TypeAlias = Callable[[Tensor], Tensor]
@@ -50,31 +51,29 @@ class Wrapping:
             raise ValueError(f"sparsity = {self.sparsity} will not do; give a number between 0 and 1")
 
 
-class Wrapped(keras.Model):  # type: ignore[misc]  # Keras has no annotations
+class Wrapped(Taught):
     """A model in training: the same weights and reconstructions, a harder input and a dearer loss.
 
     Input is corrupted in training alone. Penalties are those of the clean input's code, and part of the validation
     loss too, so that early stopping judges what is minimised.
     """
 
-    def __init__(self, model: Any, wrapping: Wrapping, seed: int = 0) -> None:
-        super().__init__(name=f"wrapped_{model.name}")
-        self.base = model
+    def __init__(self, model: Any, wrapping: Wrapping, seed: int = 0, lesson: Lesson | None = None) -> None:
+        super().__init__(model, lesson or plain(model))
         self.wrapping = wrapping
         code, activation = code_of(model)
         self.encoder = keras.Model(model.input, code, name="encoder")  # the model's own layers
         self.squash = squashing(activation)
         self.seeds = keras.random.SeedGenerator(seed)
         if wrapping.contraction:
-            for layer in self.encoder.layers:
+            for layer in self.encoder._flatten_layers():  # those within a bidirectional one too
                 if hasattr(layer, "use_cudnn"):
                     layer.use_cudnn = False  # its kernels have no second derivative; no part of a saved model
-        self.built = True
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        """Reconstruction (n, W, F), in training that of a corrupted input."""
-        seen = corrupt(inputs, self.wrapping, self.seeds) if training else inputs
-        return self.base(seen, training=training)
+        """What the model says of windows (n, W, F), in training of corrupted ones."""
+        shown = corrupt(inputs, self.wrapping, self.seeds) if training else inputs
+        return self.lesson.restore(shown, inputs, training)
 
     def compute_loss(
         self,
@@ -84,7 +83,7 @@ class Wrapped(keras.Model):  # type: ignore[misc]  # Keras has no annotations
         sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
-        """The loss that was compiled, and the penalties."""
+        """The lesson's loss, and the penalties."""
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # first: it reads the layers' own losses
         wanted = self.wrapping
         if wanted.sparse_weight or wanted.activity:
@@ -109,24 +108,26 @@ class Wrapped(keras.Model):  # type: ignore[misc]  # Keras has no annotations
         return ops.where(drawn < 0.5, -1.0, 1.0) / math.sqrt(probes)  # (P, n, D)
 
 
-def wrap(model: Any, wrapping: Wrapping, seed: int = 0) -> Wrapped:
+def wrap(model: Any, wrapping: Wrapping, seed: int = 0, lesson: Lesson | None = None) -> Wrapped:
     """``model`` ready to be compiled and fitted with these penalties; its own weights are what learns.
 
-    Raises `ValueError` if no layer of it is named "code".
+    ``lesson`` is its way to learn if it has one of its own. Raises `ValueError` if no layer of it is named "code".
     """
-    return Wrapped(model, wrapping, seed)
+    return Wrapped(model, wrapping, seed, lesson)
 
 
 def squashing(activation: str) -> Function:
     """What takes a code's values to (0, 1), where a mean activation can be compared with ρ.
 
     A sigmoid's are there; a tanh's (a recurrent layer's, too) move there by (1 + a) / 2; a ReLU's by 1 - exp(-a),
-    with 0 at rest; others, which know no bounds, go through a sigmoid.
+    with 0 at rest; others, which know no bounds, go through a sigmoid. Of an LSTM's state the output lies between -1
+    and 1 and the cell knows no bounds: a sigmoid that is steep enough for ρ to be within the output's reach.
     """
     known: dict[str, Function] = {
         "sigmoid": lambda code: code,
         "tanh": lambda code: (1 + code) / 2,
         "relu": lambda code: 1 - ops.exp(-code),
+        "lstm_state": lambda code: ops.sigmoid(4 * code),
     }
     otherwise: Function = ops.sigmoid
     return known.get(activation, otherwise)
