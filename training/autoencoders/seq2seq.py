@@ -103,19 +103,25 @@ def trainer(model: Any) -> Any:
     It has the layers of the scoring model, which therefore holds what it learns. Compile it with the loss
     that `LOSSES` names for the values that the model was built for.
     """
-    window, code = model.input, model.get_layer("code").output
-    cells = decoder_cells(model)
-    flow = layers.Cropping1D((0, 1))(layers.ZeroPadding1D((1, 0))(window))  # (n, W, F) shifted by one
-    for cell, state in zip(cells, initial_states(code, [cell.units for cell in cells]), strict=True):
-        flow = layers.RNN(cell, return_sequences=True)(flow, initial_state=state)  # (n, W, size)
-    return keras.Model(window, model.get_layer("features")(flow), name="teacher_forced")  # (n, W, F)
+    return keras.Model(model.input, _forced(model, model.input, model.get_layer("code").output), name="teacher_forced")
 
 
 def lesson(model: Any) -> Lesson:
     """The same with a window that is shown: the encoder reads that one, the decoder is fed the clean one."""
-    code, taught = model.get_layer("code").output, trainer(model)
-    read, forced = keras.Model(model.input, code), keras.Model([taught.input, code], taught.output)
+    code = model.get_layer("code").output
+    # Inputs of its own: a model from within another's graph changes that one's.
+    inputs = [keras.Input(model.input.shape[1:]), keras.Input(code.shape[1:])]
+    read, forced = keras.Model(model.input, code), keras.Model(inputs, _forced(model, *inputs))
     return Lesson(lambda shown, clean, training: forced([clean, read(shown, training=training)], training=training))
+
+
+def _forced(model: Any, window: Any, code: Any) -> Any:
+    """What the decoder says after each true step (n, W, F) of a window with a code (n, D): (n, W, F)."""
+    cells = decoder_cells(model)
+    flow = layers.Cropping1D((0, 1))(layers.ZeroPadding1D((1, 0))(window))  # (n, W, F) shifted by one
+    for cell, state in zip(cells, initial_states(code, [cell.units for cell in cells]), strict=True):
+        flow = layers.RNN(cell, return_sequences=True)(flow, initial_state=state)  # (n, W, size)
+    return model.get_layer("features")(flow)
 
 
 def decoder_cells(model: Any) -> list[Any]:
