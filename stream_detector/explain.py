@@ -6,6 +6,7 @@ window to window is one event, so that the alert's own window is among those tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from stream_detector.events import (
     gathered,
     joined,
 )
-from stream_detector.levels import LOWEST
+from stream_detector.levels import LOWEST, STEP
 from stream_detector.memories import Memories
 from stream_detector.novelty import Learner, expected_by
 from stream_detector.sensors import Rules
@@ -261,12 +262,12 @@ def _learnt(learner: Learner, windows: Windows, errors: Errors) -> Errors:
 
 
 def _fallen(alert: Alert, errors: Errors) -> Errors:
-    """The errors (n) by the threshold that the alert names, if the one of the last window can have fallen to it.
+    """The errors (n) by the threshold that the alert names, if the one of the last window can have moved to it.
 
-    How far it had depends on all that the sensor did before.
+    How far it had depends on all that the sensor did before; after an alert, a step above that of training at most.
     """
     share = np.float32(alert.threshold / float(errors.threshold[-1]))
-    if not LOWEST * (1 - TOLERANCE) <= share <= 1:
+    if not LOWEST * (1 - TOLERANCE) <= share <= math.exp(STEP) * (1 + TOLERANCE):
         return errors
     return replace(errors, score=errors.score / share, threshold=errors.threshold * share)
 

@@ -66,9 +66,11 @@ class Wrapped(Taught):
         self.squash = squashing(activation)
         self.seeds = keras.random.SeedGenerator(seed)
         if wrapping.contraction:
-            for layer in self.encoder._flatten_layers():  # those within a bidirectional one too
-                if hasattr(layer, "use_cudnn"):
-                    layer.use_cudnn = False  # its kernels have no second derivative; no part of a saved model
+            for layer in self.encoder.layers:
+                both = isinstance(layer, keras.layers.Bidirectional)
+                for one in (layer.forward_layer, layer.backward_layer) if both else (layer,):
+                    if hasattr(one, "use_cudnn"):
+                        one.use_cudnn = False  # its kernels have no second derivative; no part of a saved model
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         """What the model says of windows (n, W, F), in training of corrupted ones."""
