@@ -22,7 +22,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo check test chaos lint servers dashboards docs reference browser screenshot real throughput fuzz soak quality models training lock format clean
+.PHONY: help setup setup-dev demo check test chaos lint servers dashboards docs reference browser screenshot real throughput fuzz soak quality models choices training lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,10 @@ quality: setup-dev  ## detection quality on labelled real streams, beside baseli
 models: setup-dev  ## quality and cost of every model on the same streams: make models DATA=folder
 	@test -n "$(DATA)" || { echo 'say where the data sets are: make models DATA=folder' >&2; exit 2; }
 	$(BIN)/python -m benchmarks.models --data "$(DATA)" $(ARGS)
+
+choices: setup-dev  ## what each choice of the default is worth on those streams: make choices DATA=folder
+	@test -n "$(DATA)" || { echo 'say where the data sets are: make choices DATA=folder' >&2; exit 2; }
+	$(BIN)/python -m benchmarks.choices --data "$(DATA)" $(ARGS)
 
 training: setup-dev  ## windows learnt from per second, next to named peers (PyTorch too where it is installed)
 	$(BIN)/python -m benchmarks.training $(ARGS)

@@ -134,6 +134,7 @@ class Errors:
     part: NDArray[np.int8] | None = None  # (n) the part of the score that is largest, in `PARTS`; None: the model's
     expected: Float32 | None = None  # (n, W, F) raw units, what that part expected if it knows itself, else NaN
     strength: Float32 | None = None  # (n) the score by thresholds that do not move; None: these do not
+    outside: Bool | None = None  # (n, F) whose mean lies where training saw none; None: nobody knows where it did
 
     def cut(self, start: int, stop: int) -> Errors:
         """Those of the windows ``start`` to ``stop``."""
@@ -150,6 +151,7 @@ class Errors:
             None if self.part is None else self.part[part],
             None if self.expected is None else self.expected[part],
             None if self.strength is None else self.strength[part],
+            None if self.outside is None else self.outside[part],
         )
 
     @property
@@ -175,6 +177,11 @@ def gathered(every: Sequence[Errors]) -> Errors:
                 for some in every
             ]
         )
+    outside = None
+    if any(some.outside is not None for some in every):
+        outside = np.concatenate(
+            [np.zeros_like(some.contributions, bool) if some.outside is None else some.outside for some in every]
+        )
     return Errors(
         np.concatenate([some.score for some in every]),
         np.concatenate([some.error for some in every]),
@@ -184,6 +191,7 @@ def gathered(every: Sequence[Errors]) -> Errors:
         np.concatenate(parts),
         expected,
         np.concatenate([some.strengths for some in every]),
+        outside,
     )
 
 

@@ -23,6 +23,8 @@ from deploy.grafana.panels import (
 
 LAG = f"sum(max by (topic, partition) (stream_detector_consumer_lag_events{{{J}}}))"
 EVENTS = f"sum(rate(stream_detector_events_total{{{J}}}[{RATE}]))"
+WINDOWS = f"sum(rate(stream_detector_windows_total{{{J}}}[{RATE}]))"
+OUTSIDE = f"sum by (feature) (rate(stream_detector_windows_outside_training_total{{{J}}}[{RATE}]))"
 REJECTS = f"sum(rate(stream_detector_rejects_total{{{J}}}[{RATE}]))"
 
 
@@ -148,8 +150,9 @@ def fleet() -> dashboard.Dashboard:
         lines(
             "Events and windows",
             "A second.",
-            [Query(EVENTS, "events"), Query(f"sum(rate(stream_detector_windows_total{{{J}}}[{RATE}]))", "windows")],
+            [Query(EVENTS, "events"), Query(WINDOWS, "windows")],
             "cps",
+            width=THIRD,
         )
     )
     made.with_panel(
@@ -158,7 +161,17 @@ def fleet() -> dashboard.Dashboard:
             "A second; each is in the dead-letter topic.",
             [Query(f"sum by (reason) (rate(stream_detector_rejects_total{{{J}}}[{RATE}]))", "{{reason}}")],
             "cps",
+            width=THIRD,
             stacked=True,
+        )
+    )
+    made.with_panel(
+        lines(
+            "Outside of training",
+            "Share of the windows in which a feature is where training never saw it; the model has no say in these.",
+            [Query(f"topk(10, {OUTSIDE} / on () group_left () {WINDOWS})", "{{feature}}")],
+            "percentunit",
+            width=THIRD,
         )
     )
     return made

@@ -154,6 +154,17 @@ def test_what_the_model_returns_counts_only_where_it_has_been(tmp_path: Path) ->
         assert "model" not in judged(bundle, far, sensor).names
 
 
+def test_features_that_left_what_training_saw_are_named(tmp_path: Path) -> None:
+    train([coupled(2_000, 0)], ("rhythm", "opposite"), replace(OPTIONS, epochs=1), tmp_path / "short", session=UNDRAWN)
+    values = coupled(600, 5).values.copy()
+    values[300:, 1] += np.float32(30)
+    outside = judged(load_bundle(tmp_path / "short"), values).outside
+    assert outside is not None
+    assert not outside[:, 0].any()
+    assert not outside[: 300 - LENGTH, 1].any()
+    assert outside[300:, 1].all()
+
+
 def test_a_sensor_that_was_hardly_seen_may_be_where_the_others_were(tmp_path: Path) -> None:
     brief = coupled(LENGTH, 1)
     events = [coupled(2_000, 0), replace(brief, sensors=["brief"] * LENGTH)]

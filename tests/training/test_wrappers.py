@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from training.autoencoders import FAMILY, dense, lstm
+from training.autoencoders import FAMILY, dense, hybrid, lstm
 from training.autoencoders.codes import code_of
 from training.autoencoders.wrappers import Wrapping, contraction, corrupt, divergence, squashing, wrap
 from training.fit import fit
@@ -153,21 +153,23 @@ def numeric_norm(model: Any, values: Array) -> float:
 
 def small(kind: str) -> Any:
     """Smooth, as finite differences want it."""
-    if kind == "lstm":
-        return lstm.build(3, 2, units=(3,), seed=1)
+    if kind in ("lstm", "aer"):
+        return (lstm.build if kind == "lstm" else hybrid.aer)(3, 2, units=(3,), seed=1)
     window = keras.Input((3, 2))
     flow = layers.Dense(5, "tanh", kernel_initializer=keras.initializers.GlorotNormal(1))(layers.Flatten()(window))
     flow = layers.Dense(3, "sigmoid", kernel_initializer=keras.initializers.GlorotNormal(2), name="code")(flow)
     return keras.Model(window, layers.Reshape((3, 2))(layers.Dense(6)(flow)))
 
 
-@pytest.mark.parametrize("kind", ["dense", "lstm"])
+@pytest.mark.parametrize("kind", ["dense", "lstm", "aer"])
 def test_contraction_equals_finite_differences(kind: str) -> None:
     base = small(kind)
     values = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
     wanted = numeric_norm(base, values)
     encoder = keras.Model(base.input, code_of(base)[0])
-    found = contraction(encoder, keras.ops.convert_to_tensor(values), keras.ops.eye(3)[:, None, :])
+    found = contraction(
+        encoder, keras.ops.convert_to_tensor(values), keras.ops.eye(encoder.output_shape[1])[:, None, :]
+    )
     assert float(found) == pytest.approx(wanted, rel=2e-3)
     model = wrap(base, Wrapping(contraction=10.0))
     model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")

@@ -77,9 +77,9 @@ def deviations(contrast: Tensor, normal: Tensor) -> Tensor:
     return ops.clip(contrast / normal, -MOST, MOST)
 
 
-def within(means: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """1.0 for windows whose means (n, F) all lie where training saw some, 0.0 for others, (n)."""
-    return ops.cast(ops.all(ops.logical_and(means >= low, means <= high), axis=-1), "float32")
+def outside(means: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """1.0 for features whose mean over a window (n, F) lies where training saw none, 0.0 for others."""
+    return ops.cast(ops.logical_or(means < low, means > high), "float32")
 
 
 def mean_size(deviating: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, root_mean_square, within
+from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, outside, root_mean_square
 from stream_detector.contents import ErrorKind, Output
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
@@ -168,11 +168,11 @@ def lying(of: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, 
     return error, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
 
 
-def where_known(seen: Tensor, tables: Tables, rows: Tensor, partners: Sequence[str]) -> Tensor:
-    """0.0 for the parts that look at residuals, in windows where the model has not been, else 1.0: (n, parts)."""
-    known = within(ops.mean(seen, axis=1), of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n)
+def where_known(strange: Tensor, partners: Sequence[str]) -> Tensor:
+    """0.0 for the parts that look at residuals, in windows with strange features (n, F), else 1.0: (n, parts)."""
+    known = 1.0 - ops.max(strange, axis=1, keepdims=True)  # (n, 1)
     of_residuals = np.array([name in ("model", "bias") for name in ("model", *partners)])
-    return ops.where(of_residuals, ops.expand_dims(known, 1), 1.0)
+    return ops.where(of_residuals, known, 1.0)
 
 
 def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride: int) -> Program:
@@ -181,6 +181,7 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
 
     def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
         seen = scaled(tables, values, rows)
+        strange = outside(ops.mean(seen, axis=1), of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n, F)
         of = {"level": seen}
         if output == "window":
             of["bias"] = call(seen) - seen
@@ -193,7 +194,7 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
         ]
         errors = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
         if output == "window":
-            errors = errors * where_known(seen, tables, rows, partners)
+            errors = errors * where_known(strange, partners)
         thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
         scores = errors / thresholds
         part = ops.argmax(scores, axis=1)  # (n)
@@ -212,9 +213,9 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
             ops.sum(ops.where(chosen > 0, ops.cast(worst, "float32"), 0.0), axis=1),  # exact below 2**24
             ops.cast(part, "float32"),
         ]
-        return ops.concatenate([ops.stack(told, axis=1), contributions], axis=1)
+        return ops.concatenate([ops.stack(told, axis=1), contributions, strange], axis=1)
 
-    return score  # (n, 5 + F): score, error, threshold, worst step, part, contributions
+    return score  # (n, 5 + 2 F): score, error, threshold, worst step, part, contributions, features outside of training
 
 
 def residuals_of(output: Output) -> Program:

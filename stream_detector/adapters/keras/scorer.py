@@ -66,10 +66,11 @@ class CompiledModel:
         self.shape = (length, size)
         self.output = output
         self.stride = min(stride, length)
-        self.shapes = {"score": (5 + size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
+        self.shapes = {"score": (5 + 2 * size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
         if self.coder is not None:
             self.shapes["embedded"] = (math.prod(self.coder.output_shape[1:]),)
         self.kind = errors.kind
+        self.bounded = errors.ends is not None
         self.buckets = buckets
         self.least = buckets[-1] if one_size else 0
         self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1], grouping)
@@ -86,11 +87,13 @@ class CompiledModel:
 
     def errors(self, sensors: Sequence[str], values: Float32) -> Errors:
         """Errors of ``n`` raw windows (n, W, F), judged by what is known of their sensors (n)."""
-        flat = self._run("score", values, self._rows(sensors))  # (n, 5 + F)
+        flat = self._run("score", values, self._rows(sensors))  # (n, 5 + 2 F)
         flat = np.where(np.isfinite(flat[:, :1]), flat, np.float32(np.nan))
         worst, part = (np.nan_to_num(flat[:, at]).astype(np.int32) for at in (3, 4))
         places = np.array([PARTS.index(name) for name in self.profiles.parts], np.int8)
-        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 5:], worst, places[part])
+        contributions, strange = np.split(flat[:, 5:], 2, axis=1)
+        outside = strange > 0 if self.bounded else None
+        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], contributions, worst, places[part], outside=outside)
 
     def residuals(self, sensors: Sequence[str], values: Float32) -> Float32:
         """Residuals: (n, W, F) in scaled units, or the model's own (n, D); log-odds (n, 1) of a classifier."""

@@ -129,6 +129,7 @@ class PrometheusObserver:
         firing: int = 50,
     ) -> None:
         self._clock = clock
+        self._features = tuple(features)
         self._spotlight = Spotlight(worst, firing)
         self.registry = registry = CollectorRegistry()
         self._labels: dict[str, set[str]] = {}
@@ -147,6 +148,11 @@ class PrometheusObserver:
         self._duplicate = counter("duplicate", "Events that repeat a sensor's timestamp.")
         self._rules = counter("rules", "Other rules of event time that applied.", ["rule"])
         self._windows = counter("windows", "Windows scored.")
+        self._outside = counter(
+            "windows_outside_training",
+            "Windows whose mean of a feature lies where training saw none; the model has no say in these.",
+            ["feature"],
+        )
         self._batches = counter("batches", "Batches of windows scored, of one partition each.")
         self._alerts = counter(
             "alerts", "Changes of alerts published; firing also when one worsens.", ["severity", "status"]
@@ -198,6 +204,8 @@ class PrometheusObserver:
         """Series that rules watch begin at 0: a counter that appears with its first event has not risen."""
         for case in CASES:
             self._openings.labels(self._bounded("case", case))
+        for feature in self._features:
+            self._outside.labels(feature)
         for reason in ("unavailable", "fenced"):
             self._interruptions.labels(reason)
         for outcome in ("success", "failure"):
@@ -253,6 +261,9 @@ class PrometheusObserver:
         self._windows.inc(len(windows))
         self._batches.inc()
         self._sizes.observe(len(windows))
+        if errors.outside is not None:
+            for feature, count in zip(self._features, errors.outside.sum(axis=0).tolist(), strict=False):
+                self._outside.labels(feature).inc(count)
         self._scores.observe(errors.score)
         self._spotlight.scored(partition, windows, errors, self._clock())
         self._flight.inc()

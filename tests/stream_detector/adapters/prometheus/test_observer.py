@@ -7,6 +7,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +140,17 @@ def test_every_fact_has_its_metric(observer: PrometheusObserver, server: Server)
     assert {key: found[f"stream_detector_{key[0]}", *key[1:]] for key in expected} == pytest.approx(expected)
     assert found["process_resident_memory_bytes",] > 0
     assert ("process_cpu_seconds_total",) in found
+
+
+def test_features_outside_of_training_are_counted_from_0(health: Health) -> None:
+    observer = PrometheusObserver(Model("pumps", "7"), lambda: 1_000.0, ["flow", "temp"])
+    outside = np.array([[False, True], [False, True], [False, False]])
+    observer.scored(PARTITION, windows(3), replace(errors(0.5, 0.5, 0.5), outside=outside))
+    observer.scored(PARTITION, windows(1), errors(0.5))
+    with closing(observer.serve("127.0.0.1", 0, lambda: health.live, lambda: health.ready)) as opened:
+        found = samples(opened)
+    counted = {key[1]: value for key, value in found.items() if key[0].endswith("_windows_outside_training_total")}
+    assert counted == {"flow": 0, "temp": 2}
 
 
 def test_a_partition_that_went_has_no_lag(observer: PrometheusObserver, server: Server) -> None:
