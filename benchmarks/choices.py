@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for seed in range(given.seeds):
                 for who, one in measure(name, given.data, seed):
                     found.setdefault(who, []).append(one)
-                    console.print(row(name, who, [one]), highlight=False)
+                    console.print(row(name, who, [one]), highlight=False, soft_wrap=True)
             lines += [row(name, who, each) for who, each in found.items()]
     except StreamDetectorError as error:
         print(f"error: {error}", file=sys.stderr)

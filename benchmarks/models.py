@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lines.append(
                 row(name, [measure(name, given.set, streams, given.epochs, seed) for seed in range(given.seeds)])
             )
-            console.print(lines[-1], highlight=False)
+            console.print(lines[-1], highlight=False, soft_wrap=True)
     except StreamDetectorError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
