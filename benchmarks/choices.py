@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
-from benchmarks.quality import PLANS, Figures, figures, learn, stream_through
+from benchmarks.quality import PLANS, Figures, Plan, figures, learn, stream_through
 from benchmarks.sets import read_set
 from stream_detector.bundle import load_bundle, write_bundle
 from stream_detector.errors import StreamDetectorError
@@ -72,7 +72,7 @@ def measure(name: str, data: Path, seed: int) -> Iterator[tuple[str, Figures]]:
         work = Path(folder)
         session = Session(work / "checkpoints", resume=True, keep=True, pictures=False)
 
-        def streamed(bundle: Path) -> Figures:
+        def streamed(bundle: Path, plan: Plan = plan) -> Figures:
             return figures(name, scored, stream_through(bundle, scored, plan, work))
 
         learn(streams, options, work / "default", session)
@@ -83,7 +83,7 @@ def measure(name: str, data: Path, seed: int) -> Iterator[tuple[str, Figures]]:
         for who, other in OTHERS:
             anew = Session(pictures=False) if "scaling" in other or "length" in other else session
             learn(streams, replace(options, **other), work / "other", anew)
-            yield who, streamed(work / "other")
+            yield who, streamed(work / "other", replace(plan, stride=other.get("stride", plan.stride)))
 
 
 def leave_out(bundle: Path, part: str, out: Path) -> bool:

@@ -181,7 +181,10 @@ def learn(streams: Sequence[Stream], options: TrainOptions, out: Path, session: 
 
 
 def stream_through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Path) -> dict[str, Judged]:
-    """Score and alert state at each row, by the service's replay; before the first full window there are none."""
+    """Score and alert state at each row, by the service's replay, as of the last window that ended.
+
+    Before the first there are none.
+    """
     files = []
     for number, stream in enumerate(streams):
         file = work / f"stream-{number}.csv"
@@ -207,9 +210,10 @@ def stream_through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Pa
         for line in lines:
             record = decoder.decode(line)
             row, one = places[record.sensor_id][parse(record.window_end, UTC)], judged[record.sensor_id]
-            one.score[row], one.firing[row] = record.score, record.state == "firing"
+            until = row + plan.stride  # nothing new is known before the next window ends
+            one.score[row:until], one.firing[row:until] = record.score, record.state == "firing"
             if one.contributions is not None:
-                one.contributions[row] = list(record.contributions.values())  # in the order of the features
+                one.contributions[row:until] = list(record.contributions.values())  # in the order of the features
     return judged
 
 

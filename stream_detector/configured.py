@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from stream_detector.bundle import Bundle, check_fits
@@ -12,7 +13,7 @@ from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
 from stream_detector.groups import Grouping
 from stream_detector.novelty import Learner
-from stream_detector.policy import Feature, paced
+from stream_detector.policy import Faults, Feature, paced
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings, Window
 from stream_detector.silence import Heartbeats
@@ -89,35 +90,48 @@ def fitted(settings: Settings, manifest: Manifest) -> Settings:
     normal times, such as set points, would otherwise have to be followed all the time. Raises `SettingsError` for
     features that the bundle lacks, and for directions where its model expects no values.
     """
-    for name, asked in settings.features.items():
-        if name not in manifest.features:
-            raise SettingsError(f"features.{name}: not in the bundle, which has {', '.join(manifest.features)}")
-        if asked.particular and manifest.output != "window":
-            raise SettingsError(
-                f"features.{name}: direction and min_deviation need a model that expects values, and this one gives a "
-                f"{manifest.output}; remove them or train another model"
-            )
+    own = {f"groups.{name}.features": group.features for name, group in settings.groups.items()}
+    for place, features in ({"features": settings.features} | own).items():
+        for name, asked in features.items():
+            if name not in manifest.features:
+                raise SettingsError(f"{place}.{name}: not in the bundle, which has {', '.join(manifest.features)}")
+            if asked.particular and manifest.output != "window":
+                raise SettingsError(
+                    f"{place}.{name}: direction and min_deviation need a model that expects values, and this one gives "
+                    f"a {manifest.output}; remove them or train another model"
+                )
     if settings.publish.embeddings and not manifest.code:
         raise SettingsError(
             f"publish.embeddings: bundle {manifest.name} does not say which layer of its model is the code; "
             "train it again, or set publish.embeddings = false"
         )
-    features = dict(settings.features)
-    if settings.faults.stuck == "learned":
-        for name, run in zip(manifest.features, manifest.still, strict=False):
-            limit, known = math.ceil(settings.faults.stuck_factor * run), features.get(name, Feature())
-            if 2 <= limit <= manifest.length and known.stuck_events is None and known.stuck_after is None:
-                features[name] = known.model_copy(update={"stuck_events": limit})
+    features = _watched(settings.features, settings.faults, manifest)
     return settings.model_copy(update={"features": features} | _paced(settings, manifest))
 
 
+def _watched(asked: Mapping[str, Feature], faults: Faults, manifest: Manifest) -> dict[str, Feature]:
+    """Features with their limits for stuck sensors, also those that are learned."""
+    features = dict(asked)
+    if faults.stuck == "learned":
+        for name, run in zip(manifest.features, manifest.still, strict=False):
+            limit, known = math.ceil(faults.stuck_factor * run), features.get(name, Feature())
+            if 2 <= limit <= manifest.length and known.stuck_events is None and known.stuck_after is None:
+                features[name] = known.model_copy(update={"stuck_events": limit})
+    return features
+
+
 def _paced(settings: Settings, manifest: Manifest) -> dict[str, Any]:
-    """The settings of alerts, of all sensors and of groups, with the limit and budget of the bundle's sensors."""
+    """The settings of alerts, of all sensors and of groups, with the limit and budget of the bundle's sensors.
+
+    A group with features of its own has all that is asked of any.
+    """
     step = manifest.stride * manifest.intervals.get("", 0.0)
     groups = {}
     for name, group in settings.groups.items():
         own = paced(group.over(settings.alerts), step, manifest.expected_alerts_per_day, manifest.budget)
-        known = {"limit": own.limit, "limit_within": own.limit_within, "budget": own.budget}
+        known: dict[str, Any] = {"limit": own.limit, "limit_within": own.limit_within, "budget": own.budget}
+        if group.features:
+            known["features"] = _watched(group.features_over(settings.features), settings.faults, manifest)
         groups[name] = group.model_copy(update=known)
     alerts = paced(settings.alerts, step, manifest.expected_alerts_per_day, manifest.budget)
     return {"alerts": alerts, "groups": groups}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stream_detector.alerts import Run
 from stream_detector.events import Bool, FaultKind, Float32, Float64, Windows
+from stream_detector.policy import Feature
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
 
@@ -142,9 +143,10 @@ class Limits:
         return least
 
 
-def limits_of(rules: Rules, settings: Settings) -> Limits | None:
-    """None if nothing is watched."""
-    each = [settings.features.get(name) for name in rules.features]
+def limits_of(rules: Rules, settings: Settings, features: Mapping[str, Feature] | None = None) -> Limits | None:
+    """None if nothing is watched; ``features`` are a group's where it has its own."""
+    features = settings.features if features is None else features
+    each = [features.get(name) for name in rules.features]
     stuck = settings.faults.stuck != "off"
     low = np.array([one.range[0] if one and one.range else -np.inf for one in each], np.float32)
     high = np.array([one.range[1] if one and one.range else np.inf for one in each], np.float32)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
-from stream_detector.criteria import Criteria, criteria_of
+from stream_detector.criteria import Criteria, criteria_of, grouping_of
 from stream_detector.events import Errors, Float32, Model, PartName, gathered
-from stream_detector.faults import limits_of
+from stream_detector.faults import Limits, limits_of
 from stream_detector.groups import Grouped
 from stream_detector.novelty import Learner
 from stream_detector.ports import Scorer
@@ -97,10 +98,17 @@ def rules_for(judges: Grouped[Judge]) -> Rules:
 
 def criteria_for(judges: Grouped[Judge]) -> Criteria:
     """What is asked of all sensors' windows; what is a fault, and how many alerts there may be, as its bundle says."""
-    limits, common = judges.each(lambda judge: limits_of(judge.rules, judge.settings)), judges.common.settings
-    named = {name: judge.settings.groups for name, judge in judges.named().items() if name}
-    groups = {name: named.get(name, common.groups)[name] for name in common.groups}
-    return criteria_of(judges.common.rules, common.model_copy(update={"groups": groups}), limits)
+    common, named = judges.common, judges.named()
+    judge_of = {name: named.get(name, common) for name in common.settings.groups}
+    groups = {name: judge.settings.groups[name] for name, judge in judge_of.items()}
+
+    @cache  # by judge and, where they are not the judge's own, by group
+    def limits(judge: Judge, group: str) -> Limits | None:
+        return limits_of(judge.rules, judge.settings, groups[group].features if group else None)
+
+    own = [limits(judge, name if groups[name].features else "") for name, judge in judge_of.items()]
+    settings = common.settings.model_copy(update={"groups": groups})
+    return criteria_of(common.rules, settings, Grouped(grouping_of(settings), limits(common, ""), own))
 
 
 def heartbeats_for(judges: Grouped[Judge]) -> Grouped[Heartbeats] | None:

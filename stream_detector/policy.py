@@ -52,46 +52,6 @@ class Alerts(Section):
         return self
 
 
-class Group(Section):
-    """What is different for some sensors; what is not given is as in ``[alerts]``."""
-
-    sensors: str = Field(min_length=1)
-    """A pattern of sensor ids, as in a shell: `"pump-*"`."""
-    bundle: str | None = Field(None, min_length=1)
-    """The bundle that judges them, named as in `bundle.path`; without it, that one."""
-    min_windows: int | None = Field(None, ge=1)
-    min_duration: Duration | None = None
-    resolve_windows: int | None = Field(None, ge=1)
-    resolve_below: float | None = Field(None, gt=0, le=1)
-    keep_firing_for: Duration | None = None
-    cooldown: Duration | None = None
-    limit: Annotated[int, Field(ge=1)] | Learned | Literal["off"] | None = None
-    limit_within: Duration | Learned | None = None
-    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Learned | Literal["off"] | None = None
-    major: float | None = Field(None, gt=1)
-    critical: float | None = Field(None, gt=1)
-
-    def over(self, alerts: Alerts) -> Alerts:
-        """The settings of alerts with what is different here."""
-        own = {key: value for key, value in self if key in Alerts.model_fields and value is not None}
-        return alerts.model_copy(update=own)
-
-
-def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0) -> Alerts:
-    """The settings with numbers in the place of what is learned.
-
-    ``step`` is the usual time in ms from one window of a sensor to the next, ``expected`` its alerts a day by
-    thresholds from training, ``asked`` those that somebody asked for, 0 if nobody did.
-    """
-    budget = (asked or "off") if alerts.budget == "learned" else alerts.budget
-    if isinstance(budget, float) and step:
-        budget = min(budget, DAY / (APART * step))  # of windows of one event, which have no length to tell it by
-    expected = max(expected, budget) if isinstance(budget, float) else expected
-    within = round(RECENT * step) if alerts.limit_within == "learned" else alerts.limit_within
-    limit = max(LIMIT, math.ceil(expected * within / DAY)) if alerts.limit == "learned" else alerts.limit
-    return alerts.model_copy(update={"limit": limit, "limit_within": within, "budget": budget})
-
-
 class Feature(Section):
     """What is asked of one feature beyond its part in the score."""
 
@@ -119,6 +79,56 @@ class Feature(Section):
     def particular(self) -> bool:
         """Whether it asks how a window deviates."""
         return self.direction != "both" or self.min_deviation > 0 or self.min_deviation_ratio > 0
+
+
+class Group(Section):
+    """What is different for some sensors; what is not given is as in ``[alerts]``."""
+
+    sensors: str = Field(min_length=1)
+    """A pattern of sensor ids, as in a shell: `"pump-*"`."""
+    bundle: str | None = Field(None, min_length=1)
+    """The bundle that judges them, named as in `bundle.path`; without it, that one."""
+    min_windows: int | None = Field(None, ge=1)
+    min_duration: Duration | None = None
+    resolve_windows: int | None = Field(None, ge=1)
+    resolve_below: float | None = Field(None, gt=0, le=1)
+    keep_firing_for: Duration | None = None
+    cooldown: Duration | None = None
+    limit: Annotated[int, Field(ge=1)] | Learned | Literal["off"] | None = None
+    limit_within: Duration | Learned | None = None
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Learned | Literal["off"] | None = None
+    major: float | None = Field(None, gt=1)
+    critical: float | None = Field(None, gt=1)
+    features: dict[str, Feature] = Field(default_factory=dict)
+    """Of the group's sensors; what is not given is as in `[features.NAME]`."""
+
+    def over(self, alerts: Alerts) -> Alerts:
+        """The settings of alerts with what is different here."""
+        own = {key: value for key, value in self if key in Alerts.model_fields and value is not None}
+        return alerts.model_copy(update=own)
+
+    def features_over(self, features: Mapping[str, Feature]) -> dict[str, Feature]:
+        """Those settings of features, with what is different here."""
+        every = dict(features)
+        for name, one in self.features.items():
+            given = {key: getattr(one, key) for key in one.model_fields_set}
+            every[name] = every.get(name, Feature()).model_copy(update=given)
+        return every
+
+
+def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0) -> Alerts:
+    """The settings with numbers in the place of what is learned.
+
+    ``step`` is the usual time in ms from one window of a sensor to the next, ``expected`` its alerts a day by
+    thresholds from training, ``asked`` those that somebody asked for, 0 if nobody did.
+    """
+    budget = (asked or "off") if alerts.budget == "learned" else alerts.budget
+    if isinstance(budget, float) and step:
+        budget = min(budget, DAY / (APART * step))  # of windows of one event, which have no length to tell it by
+    expected = max(expected, budget) if isinstance(budget, float) else expected
+    within = round(RECENT * step) if alerts.limit_within == "learned" else alerts.limit_within
+    limit = max(LIMIT, math.ceil(expected * within / DAY)) if alerts.limit == "learned" else alerts.limit
+    return alerts.model_copy(update={"limit": limit, "limit_within": within, "budget": budget})
 
 
 class Faults(Section):

@@ -425,7 +425,7 @@ def _explain(error: ValidationError, config: Path | None, environment: Mapping[s
     given = {name.upper() for name in environment}
     where = f"{variable}: " if variable in given else f"{config}: " if config is not None else ""
     if found["type"] == "extra_forbidden":
-        tables: dict[str, Any] = {"groups": Group, "features": Feature}
+        tables: dict[str, Any] = {"groups": Feature if named == 3 else Group, "features": Feature}
         if named:
             tables["webhooks"] = Target
         section = tables.get(place[0], Settings.model_fields[place[0]].annotation) if len(place) > 1 else Settings
@@ -444,4 +444,6 @@ def _named(place: tuple[int | str, ...]) -> int:
     """How many more parts the name of a key has than section and key: the names of tables of sections."""
     if place[:2] == ("webhooks", "targets") and len(place) > 2:
         return 2
+    if place[:1] == ("groups",) and place[2:3] == ("features",) and len(place) > 3:
+        return 3
     return int(place[:1] in (("groups",), ("features",)))

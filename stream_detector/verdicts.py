@@ -61,8 +61,7 @@ def judge(
     changes: list[tuple[int, Told, Cause]] = []
     touched: dict[str, Incident | None] = {}
     leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
-    signs, deviations = criteria.look(windows), criteria.deviations
-    scores = errors.score if deviations is None else deviations.counted(windows, errors, expect)
+    signs, scores = criteria.look(windows), criteria.counted(windows, errors, expect)
     strengths = np.where(scores > 0, errors.strengths, 0).tolist()  # what does not count has none
     for at, (sensor, score) in enumerate(zip(windows.sensors, scores.tolist(), strict=True)):
         while leaving and leaving[-1][1] < windows.offsets[at, 1]:

@@ -12,10 +12,11 @@ import pytest
 
 from benchmarks import quality
 from benchmarks.pages import Picture, write_page
-from benchmarks.quality import HEADS, Figures, Plan, cells, cut_out, explained, figures, main
+from benchmarks.quality import HEADS, Figures, Plan, cells, cut_out, explained, figures, learn, main, stream_through
 from benchmarks.sets import Cause, Stream
 from stream_detector.events import Bool
 from training.baselines import Judged
+from training.options import Session, TrainOptions
 
 COLUMNS = ("a", "b", "c")
 HOUR = 3_600_000  # ms
@@ -87,6 +88,24 @@ def test_the_page_holds_tables_and_pictures_and_loads_nothing(tmp_path: Path) ->
     assert "&lt;i&gt;ours" in page
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 1
+
+
+def test_between_windows_the_last_verdict_stands(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), HOUR * np.arange(643, dtype=np.int64)
+    values = rng.normal(0, 1, (643, 3))
+    values[620:] += 50
+    one = replace(
+        stream("." * 43), train=values[:600], train_times=rows[:600], test=values[600:], test_times=rows[600:]
+    )
+    options = TrainOptions(kind="dense", length=4, stride=4, units=(4,), epochs=1)
+    learn([one], options, tmp_path / "bundle", Session(pictures=False))
+    found = stream_through(tmp_path / "bundle", [one], Plan(window=4, stride=4), tmp_path)["s"]
+    for column in (found.score, found.firing):
+        assert not column[:3].any()
+        windows = column[3:].reshape(10, 4)
+        assert (windows == windows[:, :1]).all()
+    assert found.firing[23:27].all()
+    assert not found.firing.all()
 
 
 def test_an_unknown_set_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

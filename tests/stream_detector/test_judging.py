@@ -197,6 +197,39 @@ def test_values_are_equal_for_too_long_as_its_own_bundle_says() -> None:
     assert criteria_for(off).look(windows) is None
 
 
+def test_features_are_judged_as_the_sensor_s_group_asks() -> None:
+    """What a group does not say is as for all; the bundle of pumps has learnt that three equal values are a fault."""
+    name = manifest(1, 3).features[0]
+    own = {name: {"range": [0, 20], "direction": "above_expected"}}
+    plain, wide = {"sensors": "pit", "min_windows": 2}, {"sensors": "pump-2*", "features": own}
+    fans = {"sensors": "fan-*", "bundle": "fans", "features": {name: {"range": [0, 5], "stuck_events": 2}}}
+    asked = {"range": [0, 10], "direction": "below_expected", "min_deviation": 0.5}
+    criteria = criteria_for(two(features={name: asked}, groups={"quick": plain, "fans": fans}))
+    assert len(criteria.limits.things) == 2  # those of no group and of groups that ask nothing share theirs
+    judges = two(features={name: asked}, groups={"quick": wide, "fans": fans})
+    criteria = criteria_for(judges)
+    found = {}
+    for sensor in ("pump-1", "pump-2", "fan-1"):
+        limits, deviations = criteria.limits.of(sensor), criteria.deviations.of(sensor)
+        assert limits is not None
+        assert deviations is not None
+        found[sensor] = (limits.high[0], limits.events[0], deviations.sign[0], deviations.least[0])
+    assert found == {"pump-1": (10, 3, -1, 0.5), "pump-2": (20, 3, 1, 0.5), "fan-1": (5, 2, -1, 0.5)}
+    rolling = Rolling(rules_for(judges))
+    names, offsets = ["fan-1", "pump-1", "pump-2"] * 3, np.arange(9, dtype=np.int64)
+    values = np.array([[1], [1], [1], [2], [2], [2], [12], [12], [12]], np.float32)
+    windows, _ = rolling.push(Events(names, offsets, values, offsets, offsets * 0 - 1))
+    signs = criteria.look(windows)
+    assert signs is not None
+    assert signs.faulty[:, 0].tolist() == [True, True, False]
+    ones = np.ones(3, np.float32)
+    errors = Errors(2 * ones, ones, ones, ones[:, None], np.full(3, 2, np.int32))
+    above = criteria.counted(windows, errors, lambda some, _: some.values - 1)
+    assert above.tolist() == [0, 0, 2]
+    below = criteria.counted(windows, errors, lambda some, _: some.values + 1)
+    assert below.tolist() == [2, 2, 0]
+
+
 def test_the_limit_of_alerts_is_that_of_its_own_bundle() -> None:
     """The bundle of pumps expects 1.5 alerts a day, and its windows come once a minute; that of fans none."""
     alerts = criteria_for(two()).alerts

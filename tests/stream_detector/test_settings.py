@@ -130,6 +130,15 @@ def test_kafkas_own_names_pass_through(config: Path, monkeypatch: pytest.MonkeyP
         ('[groups.a]\nsensors = "x"\nmajor = 7', ["groups.a", "critical = 5.0", "above major = 7.0", "[alerts]"]),
         ('[groups.a]\nsensors = "x"\n[groups.b]\nsensors = "x"', ["groups", "'x'", "two groups"]),
         ("[groups]\na = 5", ["groups.a", "[groups.a]"]),
+        (
+            '[groups.a]\nsensors = "x"\n[groups.a.features.t]\nlow = 2',
+            ["groups.a.features.t.low", "unknown", "range"],
+        ),
+        ('[groups.a]\nsensors = "x"\nfeatures.t = 5', ["groups.a.features.t", "[groups.a.features.t]"]),
+        (
+            '[groups.a]\nsensors = "x"\nfeatures.t.range = [2, 1]',
+            ["groups.a.features.t.range", "[lowest, highest]"],
+        ),
         ('[features.p]\ndirection = "up"', ["features.p.direction", "'below_expected'", "got 'up'"]),
         ("[features.p]\nmin_deviation = -1", ["features.p.min_deviation", "0", "got -1"]),
         ("[features.p]\nrange = [3, 1]", ["features.p.range", "[lowest, highest]"]),
