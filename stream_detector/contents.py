@@ -48,7 +48,7 @@ class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Between what the means of training's windows lay, in scaled units: where the model has been."""
+    """Between what means of training's steps lay, in scaled units: where the model has been."""
 
     low: tuple[float, ...]  # (F)
     high: tuple[float, ...]  # (F)

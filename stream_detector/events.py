@@ -134,7 +134,7 @@ class Errors:
     part: NDArray[np.int8] | None = None  # (n) the part of the score that is largest, in `PARTS`; None: the model's
     expected: Float32 | None = None  # (n, W, F) raw units, what that part expected if it knows itself, else NaN
     strength: Float32 | None = None  # (n) the score by thresholds that do not move; None: these do not
-    outside: Bool | None = None  # (n, F) whose mean lies where training saw none; None: nobody knows where it did
+    outside: Bool | None = None  # (n, F) features that lie where training saw none; None: nobody knows where it did
 
     def cut(self, start: int, stop: int) -> Errors:
         """Those of the windows ``start`` to ``stop``."""

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, root_mean_square
+from stream_detector.adapters.keras.partners import deviations, jumps, largest, latest, mean_size, root_mean_square
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import Ends, Normal, Partner, Scaler
 from stream_detector.events import Float32, Float64
@@ -39,17 +39,29 @@ class History(NamedTuple):
     end: int
 
 
+class Steps(NamedTuple):
+    """What `n` windows' steps come to, of values or of residuals."""
+
+    means: Table  # (n, F) of all of them, or of the latest
+    newest: Table  # (n, F) mean of those that no earlier window held
+    within: Table  # (n, F) their variance
+
+    def put(self, rows: NDArray[np.intp], means: Float32, newest: Float32) -> None:
+        """Take means (m, F) and the newest steps (m, S, F)."""
+        self.means.put(rows, means)
+        self.newest.put(rows, newest.mean(axis=1))
+        self.within.put(rows, newest.var(axis=1))
+
+
 @dataclass(frozen=True, slots=True)
 class Contrasts:
     """Of the ``n`` windows that serve any part of training, in scaled units, sensor by sensor; held as events are."""
 
     places: NDArray[np.intp]  # (n) of the rows in the order of the data's windows
     histories: tuple[History, ...]
-    means: Table  # (n, F) of the window
-    jumps: Table  # (n, S, F) of its newest steps
-    lasts: Table  # (n, F) its last step
-    biases: Table | None  # (n, F) mean of the model's residuals; None of models that return no window
-    off: Table | None  # (n, F) residual of the last step
+    jumps: Table  # (n, S, F) of the window's newest steps
+    values: Steps
+    residuals: Steps | None  # of the model; None of models that return no window
 
 
 def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Grouping) -> Contrasts:
@@ -71,20 +83,19 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Groupi
     row[places] = np.arange(len(places))
     flat = len(places), len(data.rules.features)
     newest = min(data.rules.stride, data.rules.length)
-    of_model = [flat, flat] if judge.output == "window" else []
-    means, jumped, lasts, *others = data.spill.tables(flat, (flat[0], newest, flat[1]), flat, *of_model)
-    biases, off = others or (None, None)
+    of_model = [flat] * 3 if judge.output == "window" else []
+    jumped, *tables = data.spill.tables((flat[0], newest, flat[1]), *[flat] * 3, *of_model)
+    of_values, of_residuals = Steps(*tables[:3]), Steps(*tables[3:]) if of_model else None
     for windows, values in data.values(used):
         rows, sensors = row[windows], data.sensors(windows)
-        if biases is not None and off is not None:
+        if of_residuals is not None:
             residuals = judge.residuals(sensors, values)
-            biases.put(rows, residuals.mean(axis=1))
-            off.put(rows, residuals[:, -1])
+            of_residuals.put(rows, residuals.mean(axis=1), residuals[:, -newest:])
         seen = scale_values(scaler, values, sensors, grouping)
-        means.put(rows, seen.mean(axis=1))
+        lying = ops.convert_to_numpy(latest(ops.convert_to_tensor(seen), newest))
+        of_values.put(rows, lying, seen[:, -newest:])
         jumped.put(rows, ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest)))
-        lasts.put(rows, seen[:, -1])
-    return Contrasts(places, tuple(histories), means, jumped, lasts, biases, off)
+    return Contrasts(places, tuple(histories), jumped, of_values, of_residuals)
 
 
 def change(found: Contrasts) -> Partner:
@@ -105,7 +116,7 @@ def change(found: Contrasts) -> Partner:
 
 def level(data: Data, found: Contrasts) -> Partner | None:
     """Normal levels of the windows; None if no feature's says anything."""
-    return _lying("level", data, found, found.means, found.lasts)
+    return _lying("level", data, found, found.values)
 
 
 def bias(data: Data, found: Contrasts) -> Partner | None:
@@ -115,9 +126,9 @@ def bias(data: Data, found: Contrasts) -> Partner | None:
     everything is well, and hours do not tell how far.
     """
     spans = [np.ptp(data.timestamps[found.places[start:end]]) for _, start, end in found.histories]
-    if found.biases is None or found.off is None or np.median(spans) < RHYTHM:
+    if found.residuals is None or np.median(spans) < RHYTHM:
         return None
-    return _lying("bias", data, found, found.biases, found.off)
+    return _lying("bias", data, found, found.residuals)
 
 
 def ends(data: Data, found: Contrasts) -> Ends | None:
@@ -127,13 +138,13 @@ def ends(data: Data, found: Contrasts) -> Ends | None:
     with probability ``2 / (n + 1)``); the others may be wherever one of these was. None if there is none, or if the
     model has no residuals: then it counts anywhere.
     """
-    if found.biases is None:
+    if found.residuals is None:
         return None
     own = {}
     for sensor, start, end in found.histories:
         if end - start < RANGED * overlap(data.rules.length, data.rules.stride):
             continue
-        extremes = [(block.min(axis=0), block.max(axis=0)) for block in _blocks(found.means, start, end)]
+        extremes = [(block.min(axis=0), block.max(axis=0)) for block in _blocks(found.values.means, start, end)]
         low, high = np.min([low for low, _ in extremes], axis=0), np.max([high for _, high in extremes], axis=0)
         room = FLOOR + ROOM * (high - low)
         own[sensor] = Ends(_floats(low - room), _floats(high + room))
@@ -143,14 +154,14 @@ def ends(data: Data, found: Contrasts) -> Ends | None:
     return Ends(_floats(lows.min(axis=0)), _floats(highs.max(axis=0)), own)
 
 
-def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, means: Table, lasts: Table) -> Partner | None:
-    """Where each sensor's means over a window (n, F) lie, and how far they wander.
+def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, of: Steps) -> Partner | None:
+    """Where each sensor's means of the latest steps (n, F) lie, and how far they wander.
 
     How far: the root mean square of the difference between windows that lie half of the sensor's history apart, but
-    not less than the median sensor's. Features count whose means over a window vary by `MEMORY` of the feature's own
-    variance at most, in the median sensor.
+    not less than the median sensor's. Features count whose means vary by `MEMORY` of the variance of all steps at most,
+    in the median sensor.
     """
-    centers, wander, memory = {}, {}, []
+    centers, wander, memory, means = {}, {}, [], of.means
     for sensor, start, end in found.histories:
         centers[sensor] = _mean(means, start, end)
         half = (end - start) // 2
@@ -159,7 +170,7 @@ def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, means: 
         later, earlier = _blocks(means, start + half, end), _blocks(means, start, end - half)
         off = _sum((one - other) ** 2 for one, other in zip(later, earlier, strict=True))
         wander[sensor] = off / (end - start - half)
-        variance = _variance(lasts, start, end)
+        variance = _variance(of.newest, start, end) + _mean(of.within, start, end)
         still = STILL[name] ** 2
         share = _variance(means, start, end) / np.maximum(variance, still)
         memory.append(np.where(variance > still, share, np.nan))
@@ -189,8 +200,8 @@ def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
                 off = deviations(ops.convert_to_tensor(found.jumps.get(at, to)), _row(own.deviation))  # (m, S, F)
                 told = largest(*mean_size(off))[0]
             else:
-                means = found.means if partner.name == "level" or found.biases is None else found.biases
-                lying = ops.convert_to_tensor(means.get(at, to) - _row(own.center))
+                of = found.values if partner.name == "level" or found.residuals is None else found.residuals
+                lying = ops.convert_to_tensor(of.means.get(at, to) - _row(own.center))
                 counted = np.asarray(partner.counts, np.float32)
                 weight = ops.convert_to_tensor(counted / counted.sum())
                 told = root_mean_square(deviations(lying, _row(own.deviation)), weight)[0]

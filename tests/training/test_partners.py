@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stream_detector.adapters.keras.partners import LATEST
 from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.bundle import Bundle, load_bundle
 from stream_detector.events import Errors, Events, Float32
@@ -36,7 +37,7 @@ def series(count: int, seed: int, sensor: str = "a", scale: float = 1.0, first: 
 
 
 def judged(bundle: Bundle, values: Float32, sensor: str = "a") -> Errors:
-    rules = Rules(FEATURES, LENGTH, 1, (0.0, 0.0))
+    rules = Rules(FEATURES, bundle.manifest.length, 1, (0.0, 0.0))
     count = len(values)
     times = 1_800_000_000_000 + np.arange(count) * MINUTE
     (windows,) = windows_of([Events([sensor] * count, times, values, np.arange(count), np.full(count, -1))], rules)
@@ -67,6 +68,38 @@ def test_a_shift_of_the_level_alerts_for_as_long_as_it_lasts(bundle: Bundle) -> 
     assert (during >= 1).mean() > 0.95
     assert (calm >= 1).mean() < 0.02
     assert [found.names[at] for at in np.flatnonzero(found.score >= 1)].count("level") > 150
+
+
+def test_a_level_is_of_the_latest_events_however_long_the_window(tmp_path: Path) -> None:
+    """What a long window still holds of a shift that is over is no longer told."""
+    options = replace(OPTIONS, length=64)
+    train([series(3_000, 0)], FEATURES, options, tmp_path / "long", session=UNDRAWN)
+    values = series(600, 7).values.copy()
+    values[300:330, 0] += 3
+    found = judged(load_bundle(tmp_path / "long"), values)
+    assert found.part is not None
+    told = 63 + np.flatnonzero((found.score >= 1) & (np.array(found.names) == "level"))  # rows that windows end with
+    assert len(told) > 20
+    assert told.min() >= 300
+    assert told.max() < 330 + LATEST
+
+
+def test_which_features_have_a_level_is_no_matter_of_the_stride(tmp_path: Path) -> None:
+    """Bursts of two events, so rare that every eighth event holds hardly any of them."""
+    count, width = 2_000, 12
+    rng = np.random.default_rng(5)
+    values = rng.normal(0, 0.02, (count, width))
+    for feature in range(width):
+        for at in range(0, count, 250) + rng.integers(200, size=8):
+            values[at : at + 2, feature] += 5
+    times = 1_700_000_000_000 + np.arange(count) * MINUTE
+    events = Events(["a"] * count, times, values.astype(np.float32), np.arange(count), np.full(count, -1))
+    names = tuple(f"f{at}" for at in range(width))
+    for stride in (1, 8):
+        options = replace(OPTIONS, kind="dense", length=16, stride=stride)
+        train([events], names, options, tmp_path / str(stride), session=UNDRAWN)
+        [level] = [one for one in load_bundle(tmp_path / str(stride)).errors.partners if one.name == "level"]
+        assert all(level.counts)
 
 
 def test_drift_far_beyond_what_was_seen_does_not_alert(bundle: Bundle) -> None:

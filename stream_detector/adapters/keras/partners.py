@@ -10,16 +10,18 @@ normal windows:
     compared with, so that drift does not count. Its error is the mean size over the features, of the step where this
     is largest. Only steps that no earlier window held are looked at, as many as the stride: each event counts once.
 ``level``
-    the window's mean minus the mean in training: a control chart of means (Shewhart 1931). Only of features that have
-    next to no memory from one window to the next: the others wander, and of those the change tells more. Its error
-    is the root mean square over those features.
+    the mean of the window's latest `LATEST` steps minus the mean in training: a control chart of means (Shewhart 1931).
+    Longer means would make ever smaller shifts stand out, and remember each for longer than it lasted. Only of features
+    that have next to no memory from one such mean to the next: the others wander, and of those the change tells more.
+    Its error is the root mean square over those features.
 ``bias``
-    the same of the residuals of a model that returns a window: features that no longer go together as they did lie
+    the same of the residuals of a model that returns a window, over the whole of it: residuals are small and slow to
+    show what is wrong with them. Features that no longer go together as they did lie
     beside their reconstruction for as long as that lasts, even if each is where it may be. Again only of features whose
     residuals have next to no memory: what a model follows badly wanders.
 
-Residuals count only where the model has been: if the mean of any feature over a window lies outside of what training
-saw, they tell how a model extrapolates, and the errors of ``bias`` and of the model itself are 0.
+Residuals count only where the model has been: if the mean of any feature, over as many steps, lies outside of what
+training saw, they tell how a model extrapolates, and the errors of ``bias`` and of the model itself are 0.
 
 An autoencoder's own error of the kind ``newest`` is made likewise from its residuals: what they were just before is
 no news, so that a bias, which comes with drift, does not count.
@@ -34,6 +36,7 @@ from keras import ops
 
 from stream_detector.events import Float32
 
+LATEST = 16  # events of a window whose mean is looked at
 ALPHA = 0.3  # weight of the newest step in the mean of those before: a memory of about ten
 MOST = 30.0  # deviations at most: beyond, one feature says no more, and several still do
 
@@ -77,8 +80,13 @@ def deviations(contrast: Tensor, normal: Tensor) -> Tensor:
     return ops.clip(contrast / normal, -MOST, MOST)
 
 
+def latest(steps: Tensor, newest: int) -> Tensor:
+    """The mean (n, F) of the last `LATEST` steps of windows (n, W, F), but of those that no earlier window held."""
+    return ops.mean(steps[:, -max(LATEST, newest) :], axis=1)
+
+
 def outside(means: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """1.0 for features whose mean over a window (n, F) lies where training saw none, 0.0 for others."""
+    """1.0 for features whose mean (n, F) lies where training saw none, 0.0 for others."""
     return ops.cast(ops.logical_or(means < low, means > high), "float32")
 
 

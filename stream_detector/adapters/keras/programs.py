@@ -43,7 +43,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from stream_detector.adapters.keras.partners import deviations, jumps, largest, mean_size, outside, root_mean_square
+from stream_detector.adapters.keras.partners import (
+    deviations,
+    jumps,
+    largest,
+    latest,
+    mean_size,
+    outside,
+    root_mean_square,
+)
 from stream_detector.contents import ErrorKind, Output
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
@@ -160,12 +168,12 @@ def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Ten
     return error, shares, at + (seen.shape[1] - stride)
 
 
-def lying(of: Tensor, tables: Tables, rows: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Error (n) and shares (n, F) of where the mean of ``of`` (n, W, F) lies; the step (n) is the last."""
-    off = ops.mean(of, axis=1) - of_each(tables, f"{name}_center", rows)
+def lying(mean: Tensor, tables: Tables, rows: Tensor, name: str, last: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n) and shares (n, F) of where a mean (n, F) of steps lies; the step (n) is the last."""
+    off = mean - of_each(tables, f"{name}_center", rows)
     normal = of_each(tables, f"{name}_deviation", rows)
     error, shares = root_mean_square(deviations(off, normal), tables[f"{name}_weight"])
-    return error, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
+    return error, shares, ops.full_like(ops.argmax(shares, axis=1), last)
 
 
 def where_known(strange: Tensor, partners: Sequence[str]) -> Tensor:
@@ -181,15 +189,16 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
 
     def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
         seen = scaled(tables, values, rows)
-        strange = outside(ops.mean(seen, axis=1), of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n, F)
-        of = {"level": seen}
+        means, last = {"level": latest(seen, stride)}, seen.shape[1] - 1  # (n, F)
+        strange = outside(means["level"], of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n, F)
         if output == "window":
-            of["bias"] = call(seen) - seen
-            error, steps, shares = ERRORS[kind](of["bias"], tables, rows, stride)
+            residual = call(seen) - seen
+            means["bias"] = ops.mean(residual, axis=1)
+            error, steps, shares = ERRORS[kind](residual, tables, rows, stride)
         else:
             error, steps, shares = parts(call, tables, seen, rows)
         beside = [
-            change(seen, tables, rows, stride) if name == "change" else lying(of[name], tables, rows, name)
+            change(seen, tables, rows, stride) if name == "change" else lying(means[name], tables, rows, name, last)
             for name in partners
         ]
         errors = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
