@@ -45,6 +45,7 @@ class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     common: Normal
     own: dict[str, Normal] = {}  # by sensor
     counts: tuple[bool, ...] = ()  # (F) which features it looks at; empty: all
+    events: int = 0  # the latest of a window, whose mean it looks at; 0: all
 
 
 class Ends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +54,7 @@ class Ends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     low: tuple[float, ...]  # (F)
     high: tuple[float, ...]  # (F)
     own: dict[str, Ends] = {}  # by sensor; of others it is what stands above
+    events: int = 0  # the latest of a window, whose mean it is; 0: all. Of sensors' own too
 
 
 class Novelty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +127,7 @@ def misfits(manifest: Manifest, scaler: Scaler, errors: ErrorStatistics, thresho
     normals = [normal for one in errors.partners for normal in (one.common, *one.own.values())]
     centers = [one.center for one in normals if one.center]
     ends = () if errors.ends is None else (errors.ends, *errors.ends.own.values())
+    looked = [*(one.events for one in errors.partners), *(one.events for one in ends)]
     shapes = {
         "manifest.json: means": (np.shape(manifest.means), (size,)),
         "scaler.json: center": (np.shape(scaler.center), (size,)),
@@ -155,6 +158,7 @@ def misfits(manifest: Manifest, scaler: Scaler, errors: ErrorStatistics, thresho
             for row in (errors.deviation, *errors.own.values(), *(one.deviation for one in normals))
             for deviation in row
         ),
+        "partners' events": all(0 <= events <= manifest.length for events in looked),
         "ends": all(low <= high for one in ends for low, high in zip(one.low, one.high, strict=False)),
         "thresholds": all(0 < entry.threshold < np.inf for part in tables for entry in part.entries)
         and all(part.entries for part in tables),

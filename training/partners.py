@@ -23,6 +23,7 @@ from training.split import Part, overlap
 OWN = 50  # windows: a sensor with as many has a deviation that is half its own, half that of all
 FLOOR = 0.05  # smallest deviation, in scaled units: of a feature that hardly ever moves, any move is not yet news
 MEMORY = 0.25  # share of a feature's variance that its windows' means may have: averaging halves the deviation at least
+LATEST = 16  # events of a window whose mean is its level; more if that many come at once
 STILL = {"level": FLOOR, "bias": 1e-6}  # deviations up to which a feature says nothing of its memory
 RANGED = 100  # windows' lengths of history: of one feature, another window is beyond those ends once in fifty
 ROOM = 0.1  # beyond what training saw, as a share of it, where a model is taken to know its way
@@ -59,6 +60,7 @@ class Contrasts:
 
     places: NDArray[np.intp]  # (n) of the rows in the order of the data's windows
     histories: tuple[History, ...]
+    latest: int  # events that the means of values are of; 0: all of a window
     jumps: Table  # (n, S, F) of the window's newest steps
     values: Steps
     residuals: Steps | None  # of the model; None of models that return no window
@@ -83,6 +85,7 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Groupi
     row[places] = np.arange(len(places))
     flat = len(places), len(data.rules.features)
     newest = min(data.rules.stride, data.rules.length)
+    events = max(LATEST, newest) if max(LATEST, newest) < data.rules.length else 0
     of_model = [flat] * 3 if judge.output == "window" else []
     jumped, *tables = data.spill.tables((flat[0], newest, flat[1]), *[flat] * 3, *of_model)
     of_values, of_residuals = Steps(*tables[:3]), Steps(*tables[3:]) if of_model else None
@@ -92,10 +95,10 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Groupi
             residuals = judge.residuals(sensors, values)
             of_residuals.put(rows, residuals.mean(axis=1), residuals[:, -newest:])
         seen = scale_values(scaler, values, sensors, grouping)
-        lying = ops.convert_to_numpy(latest(ops.convert_to_tensor(seen), newest))
+        lying = ops.convert_to_numpy(latest(ops.convert_to_tensor(seen), events))
         of_values.put(rows, lying, seen[:, -newest:])
         jumped.put(rows, ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest)))
-    return Contrasts(places, tuple(histories), jumped, of_values, of_residuals)
+    return Contrasts(places, tuple(histories), events, jumped, of_values, of_residuals)
 
 
 def change(found: Contrasts) -> Partner:
@@ -116,7 +119,7 @@ def change(found: Contrasts) -> Partner:
 
 def level(data: Data, found: Contrasts) -> Partner | None:
     """Normal levels of the windows; None if no feature's says anything."""
-    return _lying("level", data, found, found.values)
+    return _lying("level", data, found, found.values, found.latest)
 
 
 def bias(data: Data, found: Contrasts) -> Partner | None:
@@ -128,7 +131,7 @@ def bias(data: Data, found: Contrasts) -> Partner | None:
     spans = [np.ptp(data.timestamps[found.places[start:end]]) for _, start, end in found.histories]
     if found.residuals is None or np.median(spans) < RHYTHM:
         return None
-    return _lying("bias", data, found, found.residuals)
+    return _lying("bias", data, found, found.residuals, 0)
 
 
 def ends(data: Data, found: Contrasts) -> Ends | None:
@@ -151,10 +154,10 @@ def ends(data: Data, found: Contrasts) -> Ends | None:
     if not own:
         return None
     lows, highs = (np.array([getattr(one, side) for one in own.values()]) for side in ("low", "high"))
-    return Ends(_floats(lows.min(axis=0)), _floats(highs.max(axis=0)), own)
+    return Ends(_floats(lows.min(axis=0)), _floats(highs.max(axis=0)), own, found.latest)
 
 
-def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, of: Steps) -> Partner | None:
+def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, of: Steps, events: int) -> Partner | None:
     """Where each sensor's means of the latest steps (n, F) lie, and how far they wander.
 
     How far: the root mean square of the difference between windows that lie half of the sensor's history apart, but
@@ -187,7 +190,7 @@ def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, of: Ste
         for sensor, center in centers.items()
     }
     where = np.mean(list(centers.values()), axis=0)
-    return Partner(name, Normal(_floats(where), _floored(np.sqrt(common))), own, tuple(counts.tolist()))
+    return Partner(name, Normal(_floats(where), _floored(np.sqrt(common))), own, tuple(counts.tolist()), events)
 
 
 def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:

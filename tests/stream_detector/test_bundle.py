@@ -230,6 +230,8 @@ def test_parts_must_fit_each_other(tmp_path: Path) -> None:
         write(tmp_path / "pumps", errors=ErrorStatistics("mse", ends=Ends((0.0, 0.0), (1.0,))))
     with pytest.raises(BundleError, match="ends make no sense"):
         write(tmp_path / "pumps", errors=ErrorStatistics("mse", ends=Ends((0.0, 0.0), (1.0, -1.0))))
+    with pytest.raises(BundleError, match="partners' events make no sense"):
+        write(tmp_path / "pumps", errors=ErrorStatistics("mse", ends=Ends((0.0, 0.0), (1.0, 1.0), events=10_000)))
     assert not (tmp_path / "pumps").exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["work"]  # nothing is left behind
 

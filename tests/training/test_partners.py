@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras.partners import LATEST
 from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.bundle import Bundle, load_bundle
 from stream_detector.events import Errors, Events, Float32
@@ -16,6 +15,7 @@ from stream_detector.sensors import Rules
 from stream_detector.windows import windows_of
 from training.calibrate import BUDGET, SHARES
 from training.options import Session, TrainOptions
+from training.partners import LATEST
 from training.train import train
 
 LENGTH = 8

@@ -10,10 +10,10 @@ normal windows:
     compared with, so that drift does not count. Its error is the mean size over the features, of the step where this
     is largest. Only steps that no earlier window held are looked at, as many as the stride: each event counts once.
 ``level``
-    the mean of the window's latest `LATEST` steps minus the mean in training: a control chart of means (Shewhart 1931).
-    Longer means would make ever smaller shifts stand out, and remember each for longer than it lasted. Only of features
-    that have next to no memory from one such mean to the next: the others wander, and of those the change tells more.
-    Its error is the root mean square over those features.
+    the mean of the window's latest steps (of all, if the bundle does not say how many) minus the mean in training: a
+    control chart of means (Shewhart 1931). Longer means would make ever smaller shifts stand out, and remember each for
+    longer than it lasted. Only of features that have next to no memory from one such mean to the next: the others
+    wander, and of those the change tells more. Its error is the root mean square over those features.
 ``bias``
     the same of the residuals of a model that returns a window, over the whole of it: residuals are small and slow to
     show what is wrong with them. Features that no longer go together as they did lie
@@ -36,7 +36,6 @@ from keras import ops
 
 from stream_detector.events import Float32
 
-LATEST = 16  # events of a window whose mean is looked at
 ALPHA = 0.3  # weight of the newest step in the mean of those before: a memory of about ten
 MOST = 30.0  # deviations at most: beyond, one feature says no more, and several still do
 
@@ -80,9 +79,9 @@ def deviations(contrast: Tensor, normal: Tensor) -> Tensor:
     return ops.clip(contrast / normal, -MOST, MOST)
 
 
-def latest(steps: Tensor, newest: int) -> Tensor:
-    """The mean (n, F) of the last `LATEST` steps of windows (n, W, F), but of those that no earlier window held."""
-    return ops.mean(steps[:, -max(LATEST, newest) :], axis=1)
+def latest(steps: Tensor, count: int) -> Tensor:
+    """The mean (n, F) of so many last steps of windows (n, W, F); 0 is all of them."""
+    return ops.mean(steps[:, -count:], axis=1)
 
 
 def outside(means: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ from stream_detector.adapters.keras.partners import (
     outside,
     root_mean_square,
 )
-from stream_detector.contents import ErrorKind, Output
+from stream_detector.contents import ErrorKind, ErrorStatistics, Output
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
 TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
@@ -168,12 +168,12 @@ def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Ten
     return error, shares, at + (seen.shape[1] - stride)
 
 
-def lying(mean: Tensor, tables: Tables, rows: Tensor, name: str, last: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Error (n) and shares (n, F) of where a mean (n, F) of steps lies; the step (n) is the last."""
-    off = mean - of_each(tables, f"{name}_center", rows)
+def lying(of: Tensor, tables: Tables, rows: Tensor, name: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n) and shares (n, F) of where so many last steps of ``of`` (n, W, F) lie; the step (n) is the last."""
+    off = latest(of, count) - of_each(tables, f"{name}_center", rows)
     normal = of_each(tables, f"{name}_deviation", rows)
     error, shares = root_mean_square(deviations(off, normal), tables[f"{name}_weight"])
-    return error, shares, ops.full_like(ops.argmax(shares, axis=1), last)
+    return error, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
 
 
 def where_known(strange: Tensor, partners: Sequence[str]) -> Tensor:
@@ -183,29 +183,33 @@ def where_known(strange: Tensor, partners: Sequence[str]) -> Tensor:
     return ops.where(of_residuals, known, 1.0)
 
 
-def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride: int) -> Program:
+def score_with(output: Output, errors: ErrorStatistics, stride: int) -> Program:
     """The program that scores; results stand side by side, to come back to the host in one transfer."""
-    parts = probability_parts if output == "probability" else residual_parts(kind, stride)
+    parts = probability_parts if output == "probability" else residual_parts(errors.kind, stride)
+    partners = [one.name for one in errors.partners]
+    looks_at = {one.name: one.events for one in errors.partners}
+    known_by = errors.ends.events if errors.ends else 0
 
     def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
         seen = scaled(tables, values, rows)
-        means, last = {"level": latest(seen, stride)}, seen.shape[1] - 1  # (n, F)
-        strange = outside(means["level"], of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n, F)
+        strange = outside(latest(seen, known_by), of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n, F)
+        of = {"level": seen}
         if output == "window":
-            residual = call(seen) - seen
-            means["bias"] = ops.mean(residual, axis=1)
-            error, steps, shares = ERRORS[kind](residual, tables, rows, stride)
+            of["bias"] = call(seen) - seen
+            error, steps, shares = ERRORS[errors.kind](of["bias"], tables, rows, stride)
         else:
             error, steps, shares = parts(call, tables, seen, rows)
         beside = [
-            change(seen, tables, rows, stride) if name == "change" else lying(means[name], tables, rows, name, last)
+            change(seen, tables, rows, stride)
+            if name == "change"
+            else lying(of[name], tables, rows, name, looks_at[name])
             for name in partners
         ]
-        errors = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
+        every = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
         if output == "window":
-            errors = errors * where_known(strange, partners)
+            every = every * where_known(strange, partners)
         thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
-        scores = errors / thresholds
+        scores = every / thresholds
         part = ops.argmax(scores, axis=1)  # (n)
         chosen = ops.one_hot(part, 1 + len(partners))  # (n, parts)
         weights = ops.stack([ops.mean(shares, axis=1), *(one for _, one, _ in beside)], axis=1)  # (n, parts, F)
@@ -217,7 +221,7 @@ def score_with(output: Output, kind: ErrorKind, partners: Sequence[str], stride:
         told = [
             # Any part that is not a number makes the whole so: the device failed, or the window is none.
             ops.max(scores, axis=1) + 0.0 * ops.sum(scores, axis=1),
-            ops.sum(ops.where(chosen > 0, errors, 0.0), axis=1),
+            ops.sum(ops.where(chosen > 0, every, 0.0), axis=1),
             ops.sum(ops.where(chosen > 0, thresholds, 0.0), axis=1),
             ops.sum(ops.where(chosen > 0, ops.cast(worst, "float32"), 0.0), axis=1),  # exact below 2**24
             ops.cast(part, "float32"),

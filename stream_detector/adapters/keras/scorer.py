@@ -69,8 +69,7 @@ class CompiledModel:
         self.shapes = {"score": (5 + 2 * size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
         if self.coder is not None:
             self.shapes["embedded"] = (math.prod(self.coder.output_shape[1:]),)
-        self.kind = errors.kind
-        self.bounded = errors.ends is not None
+        self.statistics = errors
         self.buckets = buckets
         self.least = buckets[-1] if one_size else 0
         self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1], grouping)
@@ -92,7 +91,7 @@ class CompiledModel:
         worst, part = (np.nan_to_num(flat[:, at]).astype(np.int32) for at in (3, 4))
         places = np.array([PARTS.index(name) for name in self.profiles.parts], np.int8)
         contributions, strange = np.split(flat[:, 5:], 2, axis=1)
-        outside = strange > 0 if self.bounded else None
+        outside = strange > 0 if self.statistics.ends is not None else None
         return Errors(flat[:, 0], flat[:, 1], flat[:, 2], contributions, worst, places[part], outside=outside)
 
     def residuals(self, sensors: Sequence[str], values: Float32) -> Float32:
@@ -180,7 +179,7 @@ class CompiledModel:
     def _program(self, name: str, bucket: int) -> Callable[[Float32, Any], Tensor]:
         if (name, bucket) not in self.compiled:
             programs = {
-                "score": score_with(self.output, self.kind, self.profiles.parts[1:], self.stride),
+                "score": score_with(self.output, self.statistics, self.stride),
                 "residuals": residuals_of(self.output),
                 "expected": expected,
                 "embedded": embedded,
