@@ -41,7 +41,7 @@ class History(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What `n` windows' steps come to, of values or of residuals."""
+    """What the steps of ``n`` windows come to, of values or of residuals."""
 
     means: Table  # (n, F) of all of them, or of the latest
     newest: Table  # (n, F) mean of those that no earlier window held

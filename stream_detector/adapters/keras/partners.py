@@ -15,10 +15,10 @@ normal windows:
     longer than it lasted. Only of features that have next to no memory from one such mean to the next: the others
     wander, and of those the change tells more. Its error is the root mean square over those features.
 ``bias``
-    the same of the residuals of a model that returns a window, over the whole of it: residuals are small and slow to
-    show what is wrong with them. Features that no longer go together as they did lie
-    beside their reconstruction for as long as that lasts, even if each is where it may be. Again only of features whose
-    residuals have next to no memory: what a model follows badly wanders.
+    the same of the residuals of a model that returns a window, over the whole of it: they are off by little for long.
+    Features that no longer go together as they did lie beside their reconstruction for as long as that lasts, even if
+    each is where it may be. Again only of features whose residuals have next to no memory: what a model follows badly
+    wanders.
 
 Residuals count only where the model has been: if the mean of any feature, over as many steps, lies outside of what
 training saw, they tell how a model extrapolates, and the errors of ``bias`` and of the model itself are 0.
