@@ -2,7 +2,7 @@
 
 Every set goes through training, bundle and replay as in `benchmarks.quality`, once as it comes and once for each part
 of the score that is left out, each error without the parts beside it, and each other way to scale and to threshold.
-Writes the table that `docs/quality.md` has: medians over seeds, of the F1 the range too.
+Prints the figures behind the tables of `docs/quality.md`: medians over seeds, of the F1 the range too.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from training.split import Part, overlap
 OWN = 50  # windows: a sensor with as many has a deviation that is half its own, half that of all
 FLOOR = 0.05  # smallest deviation, in scaled units: of a feature that hardly ever moves, any move is not yet news
 MEMORY = 0.25  # share of a feature's variance that its windows' means may have: averaging halves the deviation at least
-LATEST = 16  # events of a window whose mean is its level; more if that many come at once
+LATEST = 16  # events of a window whose mean is its level, as many as docs/quality.md measured; a stride's at least
 STILL = {"level": FLOOR, "bias": 1e-6}  # deviations up to which a feature says nothing of its memory
 RANGED = 100  # windows' lengths of history: of one feature, another window is beyond those ends once in fifty
 ROOM = 0.1  # beyond what training saw, as a share of it, where a model is taken to know its way
@@ -70,7 +70,7 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Groupi
     """The contrasts of all windows that serve any part of training.
 
     They are made anew from the data's windows, piece by piece. What is beyond the bound of memory, of which the events
-    have their part, goes to files: with a stride of an eighth of the window, about as much as the events have values.
+    have their part, goes to files: with a stride of an eighth of a window of 64, not twice as much as the events.
     Raises `DataError` if there is no room.
     """
     used = data.parts != Part.NONE

@@ -41,9 +41,15 @@ def with_features(**features: object) -> Settings:
     return Settings.model_validate({"features": features})
 
 
+def with_group_features(**features: object) -> Settings:
+    return Settings.model_validate({"groups": {"a": {"sensors": "a-*", "features": features}}})
+
+
 def test_a_feature_that_the_bundle_lacks_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"^features\.f9: not in the bundle, which has f0, f1$"):
         fitted(with_features(f9={"range": [0, 1]}), manifest(2, 8))
+    with pytest.raises(SettingsError, match=r"^groups\.a\.features\.f9: not in the bundle, which has f0, f1$"):
+        fitted(with_group_features(f9={"range": [0, 1]}), manifest(2, 8))
 
 
 @pytest.mark.parametrize("output", ["residual", "probability"])
@@ -53,6 +59,8 @@ def test_a_direction_needs_a_model_that_expects_values(output: str, asked: dict[
     with pytest.raises(SettingsError, match=rf"^features\.f1: direction .* gives a {output}; remove them") as told:
         bounded(with_features(f1=asked), other)
     assert "\n" not in str(told.value)
+    with pytest.raises(SettingsError, match=rf"^groups\.a\.features\.f1: direction .* gives a {output}; remove them"):
+        bounded(with_group_features(f1=asked), other)
     assert fitted(with_features(f1=asked), manifest(2, 8)).features == with_features(f1=asked).features
     assert fitted(with_features(f1={"range": [0, 1], "direction": "both"}), other)
 
@@ -64,6 +72,11 @@ def test_how_long_values_are_equal_is_learnt_from_the_bundle() -> None:
     limits = {name: one.stuck_events for name, one in found.items()}
     assert limits == {"f0": 3, "f1": 6, "f4": None}  # f2 is equal for as long as a window in normal times
     assert found["f1"] == Feature(range=(0, 1), stuck_events=6)
+    own = {"a": {"sensors": "a-*", "features": {"f0": {"stuck_after": "1m"}, "f1": {"stuck_events": 9}}}}
+    of_group = fitted(settings.model_copy(update={"groups": Settings.model_validate({"groups": own}).groups}), told)
+    limits = {name: one.stuck_events for name, one in of_group.groups["a"].features.items()}
+    assert limits == {"f0": None, "f1": 9, "f4": None}
+    assert of_group.groups["a"].features["f1"] == Feature(range=(0, 1), stuck_events=9)
     assert fitted(Settings.model_validate({"faults": {"stuck": "off"}}), told).features == {}
     assert fitted(Settings(), manifest(5, 8)) is not None
     assert fitted(Settings(), manifest(5, 8)).features == {}

@@ -212,3 +212,6 @@ def test_the_look_back_covers_what_faults_and_groups_count() -> None:
     )
     assert with_longest_memory(RULES, asked).alerts.resolve_windows == 9 + 20
     assert with_longest_memory(RULES, settings()).alerts == settings().alerts
+    own = {"slow": {"sensors": "x-*", "features": {"current": {"stuck_events": 30}}}}
+    asked = settings(groups=own, features={"current": {"stuck_events": 20}})
+    assert with_longest_memory(RULES, asked).alerts.resolve_windows == asked.alerts.resolve_windows + 30

@@ -126,13 +126,14 @@ RANGE = {
     "features": {"x": {"range": [0, 8], "stuck_events": 3, "direction": "above_expected", "min_deviation": 1}},
     "delivery": {"lookback_limit": 1_000_000},
 }
+OWN = RANGE | {"groups": {"quick": GROUP["quick"] | {"features": {"x": {"range": [0, 6], "stuck_events": 5}}}}}
 LIMIT = {"limit": 1, "limit_within": "40ms"}
 STUCK = RANGE | {"alerts": {"min_windows": 1, "resolve_windows": 2, **LIMIT}, "features": {"x": {"stuck_events": 3}}}
 DURATIONS = {"min_duration": "3ms", "keep_firing_for": "5ms", "cooldown": "20ms", **LIMIT}
 TIMED = STUCK | {"alerts": {"min_windows": 1, "resolve_windows": 1, **DURATIONS}}
 
 
-@pytest.mark.parametrize("asked", [RANGE, STUCK], ids=["range", "stuck"])
+@pytest.mark.parametrize("asked", [RANGE, OWN, STUCK], ids=["range", "of a group", "stuck"])
 def test_faults_and_groups_survive_any_history(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(asked))
     assert [seed for seed in range(100) if not in_memory(seed)] == []
