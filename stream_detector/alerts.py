@@ -25,6 +25,7 @@ import msgspec
 from stream_detector.events import Alert, Partition, Severity, State
 from stream_detector.levels import Level
 from stream_detector.settings import Alerts
+from stream_detector.shifts import Shift
 
 T = TypeVar("T")
 Change = Literal["fired", "worsened", "diagnosed", "resolved"]
@@ -107,11 +108,12 @@ class Fault(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Standing(msgspec.Struct, array_like=True, frozen=True):
-    """What a store keeps of a sensor that is not normal, or not heard of, or whose thresholds may fall."""
+    """What a store keeps of a sensor that is not normal, or not heard of, or whose thresholds may move."""
 
     incident: Incident | None = None
     silence: Silence | None = None
     level: Level | None = None
+    shift: Shift | None = None
 
 
 class Shown(NamedTuple):
@@ -144,7 +146,8 @@ NONE = Shown()
 
 def standing(records: Iterable[Alert], partition: Partition, before: int, limit: int) -> list[Alert]:
     """Of what was published, all that says where a partition's alerts stand: the last record of each that is open, and
-    of each sensor's anomalies that are over those that may still count where ``limit`` do, in the order of their ends.
+    of each sensor's anomalies that are over those that may still count where ``limit`` do, in the order of their ends;
+    the last one in any case if a shift was accepted with it.
 
     Only records whose events end before the offset ``before`` count.
     """
@@ -157,9 +160,9 @@ def standing(records: Iterable[Alert], partition: Partition, before: int, limit:
             last[record.id] = record
     over: dict[str, list[Alert]] = {}
     for record in sorted(last.values(), key=lambda one: one.source.last_offset):
-        if record.status == "resolved" and record.kind == "anomaly" and limit:
+        if record.status == "resolved" and record.kind == "anomaly" and (limit or record.accepted):
             known = [*over.get(record.sensor_id, []), record]
-            over[record.sensor_id] = counting(known, [one.peak_strength for one in known], limit)
+            over[record.sensor_id] = counting(known, [one.peak_strength for one in known], max(1, limit))
     return [record for record in last.values() if record.status == "firing"] + [
         one for some in over.values() for one in some
     ]

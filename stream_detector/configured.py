@@ -13,7 +13,7 @@ from stream_detector.errors import BundleError, SettingsError
 from stream_detector.events import Model
 from stream_detector.groups import Grouping
 from stream_detector.novelty import Learner
-from stream_detector.policy import Faults, Feature, paced
+from stream_detector.policy import Faults, Feature, paced, patience_of
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings, Window
 from stream_detector.silence import Heartbeats
@@ -125,15 +125,15 @@ def _paced(settings: Settings, manifest: Manifest) -> dict[str, Any]:
 
     A group with features of its own has all that is asked of any.
     """
-    step = manifest.stride * manifest.intervals.get("", 0.0)
-    groups = {}
+    interval = manifest.intervals.get("", 0.0)
+    step, patience, groups = manifest.stride * interval, patience_of(manifest.length, interval), {}
     for name, group in settings.groups.items():
-        own = paced(group.over(settings.alerts), step, manifest.expected_alerts_per_day, manifest.budget)
-        known: dict[str, Any] = {"limit": own.limit, "limit_within": own.limit_within, "budget": own.budget}
+        own = paced(group.over(settings.alerts), step, manifest.expected_alerts_per_day, manifest.budget, patience)
+        known: dict[str, Any] = {key: getattr(own, key) for key in ("limit", "limit_within", "budget", "accept_after")}
         if group.features:
             known["features"] = _watched(group.features_over(settings.features), settings.faults, manifest)
         groups[name] = group.model_copy(update=known)
-    alerts = paced(settings.alerts, step, manifest.expected_alerts_per_day, manifest.budget)
+    alerts = paced(settings.alerts, step, manifest.expected_alerts_per_day, manifest.budget, patience)
     return {"alerts": alerts, "groups": groups}
 
 

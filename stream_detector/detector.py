@@ -19,6 +19,7 @@ from stream_detector.levels import Level, fall
 from stream_detector.memories import Memories
 from stream_detector.novelty import expected_by
 from stream_detector.settings import Settings, load_settings
+from stream_detector.shifts import Shift, accept
 from stream_detector.timestamps import parse
 from stream_detector.verdicts import forget, judge, score_records, without_unscored
 from stream_detector.windows import Rolling
@@ -42,6 +43,7 @@ class Detector:
         self.rolling, self.criteria = Rolling(rules), criteria_of(rules, self.settings)
         self.incidents: dict[str, Incident] = {}
         self.levels: dict[str, Level] = {}
+        self.shifts: dict[str, Shift] = {}
         self.learner, self.memories = learner_of(bundle), Memories()
         self.position = 0
         self.zone = ZoneInfo(self.settings.columns.timezone)
@@ -65,9 +67,11 @@ class Detector:
             forget(sensor, self.incidents, {})
             self.memories.forget(sensor)
             self.levels.pop(sensor, None)
+            self.shifts.pop(sensor, None)
         if not len(windows):
             return []
         windows, errors, _ = without_unscored(windows, self._loaded().score(windows.sensors, windows.values))
+        errors, _ = accept(self.shifts, windows, errors, self.criteria.alerts)
         if self.learner is not None:
             errors, _ = self.learner.judge(self.memories, windows, errors)
         errors, _ = fall(self.levels, windows, errors, self.criteria.alerts)

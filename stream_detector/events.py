@@ -7,7 +7,7 @@ Times are epoch milliseconds (UTC) inside the program and RFC 3339 strings in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
@@ -21,6 +21,7 @@ Bool: TypeAlias = NDArray[np.bool_]
 PartName: TypeAlias = Literal["model", "change", "level", "bias", "novelty"]  # of the score
 
 PARTS: tuple[PartName, ...] = get_args(PartName)
+LASTING: tuple[PartName, ...] = ("level", "bias")  # stay high for as long as a shift lasts
 
 
 class Partition(NamedTuple):
@@ -135,6 +136,8 @@ class Errors:
     expected: Float32 | None = None  # (n, W, F) raw units, what that part expected if it knows itself, else NaN
     strength: Float32 | None = None  # (n) the score by thresholds that do not move; None: these do not
     outside: Bool | None = None  # (n, F) features that lie where training saw none; None: nobody knows where it did
+    lasting: Lasting | None = None  # None: no part of the score lasts, or what did was judged (`shifts`)
+    accepted: Float32 | None = None  # (n) as `Alert.accepted`; None: nowhere
 
     def cut(self, start: int, stop: int) -> Errors:
         """Those of the windows ``start`` to ``stop``."""
@@ -152,6 +155,8 @@ class Errors:
             None if self.expected is None else self.expected[part],
             None if self.strength is None else self.strength[part],
             None if self.outside is None else self.outside[part],
+            None if self.lasting is None else Lasting(self.lasting.score[part], self.lasting.others.take(part)),
+            None if self.accepted is None else self.accepted[part],
         )
 
     @property
@@ -163,6 +168,14 @@ class Errors:
     def names(self) -> list[PartName]:
         """(n) of the part of the score that is largest."""
         return ["model"] * len(self.score) if self.part is None else [PARTS[at] for at in self.part.tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """Of ``n`` windows: what the parts of the score that stay high for as long as a shift lasts say, and the others."""
+
+    score: Float32  # (n) the highest of those parts
+    others: Errors  # (n) without them
 
 
 def gathered(every: Sequence[Errors]) -> Errors:
@@ -182,6 +195,16 @@ def gathered(every: Sequence[Errors]) -> Errors:
         outside = np.concatenate(
             [np.zeros_like(some.contributions, bool) if some.outside is None else some.outside for some in every]
         )
+    lasting = None
+    if any(some.lasting is not None for some in every):
+        each = [some.lasting or Lasting(np.zeros_like(some.score), some) for some in every]
+        scores = np.concatenate([one.score for one in each])
+        lasting = Lasting(scores, gathered([replace(one.others, lasting=None) for one in each]))
+    accepted = None
+    if any(some.accepted is not None for some in every):
+        accepted = np.concatenate(
+            [np.zeros_like(some.score) if some.accepted is None else some.accepted for some in every]
+        )
     return Errors(
         np.concatenate([some.score for some in every]),
         np.concatenate([some.error for some in every]),
@@ -192,6 +215,8 @@ def gathered(every: Sequence[Errors]) -> Errors:
         expected,
         np.concatenate([some.strengths for some in every]),
         outside,
+        lasting,
+        accepted,
     )
 
 
@@ -323,6 +348,8 @@ class Alert(msgspec.Struct, frozen=True):
     """The highest score so far by thresholds that do not move, those of training: what `alerts.limit` compares."""
     faults: dict[str, FaultKind] = {}
     """What is wrong with which feature, in that window; empty but for a `fault`."""
+    accepted: float = 0.0
+    """There is a shift that has lasted: up to so many times the threshold from training it is normal. 0: none."""
 
 
 class Finding(NamedTuple):

@@ -42,6 +42,7 @@ from stream_detector.memories import Memories
 from stream_detector.novelty import Learner, expected_by
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
+from stream_detector.shifts import raised_by
 from stream_detector.verdicts import short
 from stream_detector.windows import Rolling
 
@@ -207,6 +208,8 @@ def _explain(
             "[window], [events] or [columns] are others, or the data are"
         )
     errors = scorer.score(windows.sensors, windows.values)
+    # What the service had accepted by then depends on all that the sensor did before; the alert says it.
+    errors = raised_by(np.full(len(windows), max(1.0, alert.accepted), np.float32), errors)
     if learner is not None:
         errors = _learnt(learner, windows, errors)
     if falls:

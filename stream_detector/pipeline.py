@@ -30,6 +30,7 @@ from stream_detector.recall import Recall
 from stream_detector.reconcile import Owned, Work, lookback_of, reconcile
 from stream_detector.sensors import Rules
 from stream_detector.settings import Settings
+from stream_detector.shifts import accept
 from stream_detector.sieve import sift
 from stream_detector.silence import EVERY, Heartbeats, Watch, begin, ended, silence_record
 from stream_detector.verdicts import alert_records, judge, score_records, without_unscored
@@ -252,11 +253,12 @@ class Pipeline:
                 named = np.flatnonzero(unpublished & np.isfinite(mine.score) & embedded(own))
                 delivery.embeddings.extend(embedding_records(work.partition, windows, own, named, flight.models))
             windows, mine, unscored = without_unscored(windows, mine)
+            mine, shifted = accept(owned.shifts, windows, mine, self.criteria.alerts, work.swept)
             mine, learnt = learn(flight.learners, owned.memories, windows, mine, work.swept)
             mine, fallen = fall(owned.levels, windows, mine, self.criteria.alerts, work.swept)
             known = owned.incidents, self.criteria
             judged = judge(work.partition, windows, mine, *known, expect, owned.floor, work.swept)
-            changed[work.partition] = Changed(judged.touched.keys() | fallen, learnt)
+            changed[work.partition] = Changed(judged.touched.keys() | fallen | shifted, learnt)
             self.observer.scored(work.partition, windows, mine)
             # What ends before the committed offset has been published by an earlier owner.
             fresh = windows.offsets[:, 1] >= owned.committed
@@ -426,7 +428,7 @@ class Pipeline:
 
 def _standing(owned: Owned) -> dict[str, bytes]:
     """Alert states that a new state of a partition begins with: those recovered from what was published."""
-    found = {name: owned.standing(name) for name in {*owned.incidents, *owned.silences}}
+    found = {name: owned.standing(name) for name in {*owned.incidents, *owned.silences, *owned.shifts}}
     return {name: packed for name, packed in found.items() if packed is not None}
 
 

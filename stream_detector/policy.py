@@ -13,7 +13,9 @@ from stream_detector.sections import Duration, Section
 
 RECENT = 1_000  # windows of a sensor after an alert in which it is recent, unless somebody says how long
 LIMIT = 2  # alerts of a sensor that may be recent however few are expected
-DAY = 86_400_000  # ms
+HOUR, DAY = 3_600_000, 86_400_000  # ms
+LASTS = 1_000  # events of a sensor after which a shift is normal, unless somebody says how long; an hour at least, …
+LENGTHS = 8  # … and so many windows' lengths
 APART = 2  # windows' lengths in which a sensor can hardly have more than one alert: an event is in view for one
 
 Learned: TypeAlias = Literal["learned"]
@@ -38,6 +40,8 @@ class Alerts(Section):
     """While so many alerts of a sensor are recent, only one as high fires; `learned`: as are expected, two at least."""
     limit_within: Duration | Learned = "learned"
     """How long after its end an alert is recent; `learned`: a thousand windows of the median sensor in training."""
+    accept_after: Annotated[Duration, Field(gt=0)] | Learned | Literal["off"] = "learned"
+    """A shift that lasts so long is normal from then on; `learned`: 1,000 events, 8 windows and an hour at least."""
     budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Learned | Literal["off"] = "learned"
     """Alerts a sensor and day that thresholds fall to spend; `learned`: what `train --budget` asked for, if it did."""
     major: float = Field(2.0, gt=1)
@@ -96,6 +100,7 @@ class Group(Section):
     cooldown: Duration | None = None
     limit: Annotated[int, Field(ge=1)] | Learned | Literal["off"] | None = None
     limit_within: Duration | Learned | None = None
+    accept_after: Annotated[Duration, Field(gt=0)] | Learned | Literal["off"] | None = None
     budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Learned | Literal["off"] | None = None
     major: float | None = Field(None, gt=1)
     critical: float | None = Field(None, gt=1)
@@ -116,11 +121,12 @@ class Group(Section):
         return every
 
 
-def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0) -> Alerts:
+def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0, patience: int = 0) -> Alerts:
     """The settings with numbers in the place of what is learned.
 
     ``step`` is the usual time in ms from one window of a sensor to the next, ``expected`` its alerts a day by
-    thresholds from training, ``asked`` those that somebody asked for, 0 if nobody did.
+    thresholds from training, ``asked`` those that somebody asked for, 0 if nobody did. ``patience`` is how
+    long in ms a shift lasts before it is normal, 0 if none ever is.
     """
     budget = (asked or "off") if alerts.budget == "learned" else alerts.budget
     if isinstance(budget, float) and step:
@@ -128,7 +134,17 @@ def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0) -> A
     expected = max(expected, budget) if isinstance(budget, float) else expected
     within = round(RECENT * step) if alerts.limit_within == "learned" else alerts.limit_within
     limit = max(LIMIT, math.ceil(expected * within / DAY)) if alerts.limit == "learned" else alerts.limit
-    return alerts.model_copy(update={"limit": limit, "limit_within": within, "budget": budget})
+    accepted = (patience or "off") if alerts.accept_after == "learned" else alerts.accept_after
+    learned = {"limit": limit, "limit_within": within, "budget": budget, "accept_after": accepted}
+    return alerts.model_copy(update=learned)
+
+
+def patience_of(length: int, interval: float) -> int:
+    """How long in ms a shift lasts before it is normal, if nobody says it; 0 if unknown.
+
+    ``length`` is events a window, ``interval`` the usual time in ms from one event of a sensor to the next.
+    """
+    return max(HOUR, round(max(LASTS, LENGTHS * length) * interval)) if interval else 0
 
 
 class Faults(Section):

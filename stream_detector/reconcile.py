@@ -40,6 +40,7 @@ from stream_detector.memories import Memories
 from stream_detector.ports import Firing, Lookback, Outlet, Source, Stored, WindowStore
 from stream_detector.sensors import Rules, Table
 from stream_detector.settings import Settings
+from stream_detector.shifts import Shift
 from stream_detector.silence import SILENT, Watch
 from stream_detector.timestamps import parse
 from stream_detector.waiting import unpack_waiting
@@ -62,10 +63,13 @@ class Owned:
     watch: Watch | None = None
     memories: Memories = field(default_factory=Memories)
     levels: dict[str, Level] = field(default_factory=dict)
+    shifts: dict[str, Shift] = field(default_factory=dict)
 
     def standing(self, sensor: str) -> bytes | None:
         """The sensor's alert state as it is stored; None if it has none."""
-        found = Standing(self.incidents.get(sensor), self.silences.get(sensor), self.levels.get(sensor))
+        found = Standing(
+            self.incidents.get(sensor), self.silences.get(sensor), self.levels.get(sensor), self.shifts.get(sensor)
+        )
         return None if found == Standing() else msgspec.msgpack.encode(found)
 
     def firing(self) -> Iterator[Firing]:
@@ -168,8 +172,11 @@ def lookback_of(rules: Rules, settings: Settings, reach: int = 0) -> Lookback:
 def _recover(owned: Owned, alerts: Sequence[Alert]) -> None:
     """Go on with alerts that were open when the state was lost, and know those that were over."""
     recent: dict[str, tuple[Past, ...]] = {}
-    for alert in alerts:
+    for alert in sorted(alerts, key=lambda one: one.source.last_offset):
         sensor, started = alert.sensor_id, parse(alert.started_at, UTC)
+        if alert.kind == "anomaly":  # the last one says what was accepted, and what may last since it began
+            lasts = started if alert.ended_at is None else None
+            owned.shifts[sensor] = Shift(lasts, raised=max(1.0, float(np.float32(alert.accepted))))
         # As they were before they were written with few digits.
         peak, strength = (float(np.float32(one)) for one in (alert.peak_score, alert.peak_strength))
         if alert.kind == "silence":
@@ -180,6 +187,7 @@ def _recover(owned: Owned, alerts: Sequence[Alert]) -> None:
             owned.incidents[sensor] = Incident(
                 alert.id, started, revision=alert.revision, severity=alert.severity, peak=peak, strength=strength
             )
+    owned.shifts = {name: shift for name, shift in owned.shifts.items() if shift != Shift()}
     for sensor, past in recent.items():
         incident = owned.incidents.get(sensor, Incident("", 0))
         owned.incidents[sensor] = msgspec.structs.replace(incident, recent=past)
@@ -201,6 +209,7 @@ def _resume(partition: Partition, stored: Stored, committed: int, rules: Rules) 
         silences={name: state.silence for name, state in standing.items() if state.silence is not None},
         memories=Memories.load(stored.memories),
         levels={name: state.level for name, state in standing.items() if state.level is not None},
+        shifts={name: state.shift for name, state in standing.items() if state.shift is not None},
     )
     batches = [unpack_waiting(rules, blob, stored.rows) for _, blob in stored.pending if blob]
     work = None

@@ -205,6 +205,7 @@ def alert_records(
         # Not every model expects values: those of a context or a probability have none to compare with.
         np.asarray(np.isnan(expected).any(axis=1)).tolist(),
         of.names,
+        [0.0] * len(told) if of.accepted is None else short(of.accepted),
         strict=True,
     )
     return [
@@ -223,14 +224,17 @@ def alert_records(
             contributions=dict(zip(features, shares, strict=True)),
             observed=dict(zip(features, values, strict=True)),
             expected={} if unknown else dict(zip(features, usual, strict=True)),
-            summary=f"{sensor}: {_summary(what, kind, why.words, features, shares, values, () if unknown else usual)}",
+            summary=f"{sensor}: "
+            + _summary(what, kind, why.words, features, shares, values, () if unknown else usual, bool(accepted)),
             model=models.of(sensor),
             source=Origin(*partition, *span),
             part=part,
             peak_strength=highest[1],
             faults=dict(why.kinds),
+            accepted=accepted,
         )
-        for change, sensor, ended, span, score, highest, threshold, shares, values, usual, unknown, part in columns
+        for change, sensor, ended, span, score, highest, threshold, *of_window, unknown, part, accepted in columns
+        for shares, values, usual in (of_window,)
         for _, (incident, what, kind), why in (change,)
     ]
 
@@ -243,12 +247,16 @@ def _summary(
     shares: Sequence[float],
     values: Sequence[float],
     expected: Sequence[float],
+    accepted: bool,
 ) -> str:
-    """What happened to a sensor; by feature its share of the error, what was measured and what was expected."""
+    """What happened to a sensor; by feature its share of the error, what was measured and what was expected.
+
+    ``accepted`` says whether a shift is there that has become normal.
+    """
     if kind == "fault":
         return "the sensor is well again" if what == "resolved" else cause or "the sensor was faulty"
     if what == "resolved":
-        return "back to normal"
+        return "calm, with a shift that has lasted and is taken as normal" if accepted else "back to normal"
     top = max(range(len(features)), key=lambda at: shares[at])
     where = f"where {expected[top]:.4g} was expected" if expected else "stands out most"
     return f"{features[top]} {values[top]:.4g} {where}"

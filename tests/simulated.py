@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_detector.adapters.memory import Silent
 from stream_detector.alerts import standing
 from stream_detector.errors import Fenced
-from stream_detector.events import Alert, Errors, Events, Float32, Model, Partition, Reject, Slice
+from stream_detector.events import PARTS, Alert, Errors, Events, Float32, Lasting, Model, Partition, Reject, Slice
 from stream_detector.novelty import Learner
 from stream_detector.pipeline import Pipeline
 from stream_detector.ports import NOTHING, Delivery, Lookback, Ownership, Stored, Update, WindowStore
@@ -208,6 +210,22 @@ class SumScorer:
 
     def expect(self, sensors: Sequence[str], values: Float32, parts: Sequence[str]) -> Float32:
         return values * 0
+
+
+class ShiftScorer(SumScorer):
+    """Two parts, each with threshold 5: where the window lies, which lasts, and how far it goes up or down."""
+
+    def score(self, sensors: Sequence[str], values: Float32) -> Errors:
+        lies, jumps = values.mean(axis=(1, 2)), np.abs(values[:, -1, 0] - values[:, 0, 0])
+        part = np.where(lies >= jumps, PARTS.index("level"), PARTS.index("change")).astype(np.int8)
+        threshold, shares = np.full(len(values), 5, np.float32), np.ones((len(values), 1), np.float32)
+        steps = np.full(len(values), 2, np.int32)
+
+        def told(error: Float32, part: NDArray[np.int8]) -> Errors:
+            return Errors(error / threshold, error, threshold, shares, steps, part)
+
+        others = told(jumps, np.full_like(part, PARTS.index("change")))
+        return replace(told(np.maximum(lies, jumps), part), lasting=Lasting(lies / threshold, others))
 
 
 RULES = Rules(("x",), length=3, stride=2, means=(0.0,), ttl=1_000, max_gap=200)

@@ -90,10 +90,18 @@ class Outlet(SimulatedOutlet):
 class World:
     """A log, a broker and a store, which workers come to and leave."""
 
-    def __init__(self, log: Sequence[Record] = LOG, *, lookback: int = FAR, rules: Rules = RULES) -> None:
+    def __init__(
+        self,
+        log: Sequence[Record] = LOG,
+        *,
+        lookback: int = FAR,
+        rules: Rules = RULES,
+        alerts: Alerts = POLICY,
+        scorer: type[SumScorer] = SumScorer,
+    ) -> None:
         self.broker = Broker(list(log))
         self.store: MemoryStore = MemoryStore()
-        self.lookback, self.rules = lookback, rules
+        self.lookback, self.rules, self.alerts, self.scorer = lookback, rules, alerts, scorer
         self.first = 0
         self.seeks: list[int] = []
         self.rescored = 0
@@ -107,9 +115,17 @@ class World:
         self.broker.log = log[:until]
         source, observer = Topic(self.broker, self.first), Noting()
         outlet = Outlet(self.broker, source, crash, after=after)
-        settings = Settings(alerts=POLICY, delivery=DeliverySettings(lookback_limit=self.lookback))
+        settings = Settings(alerts=self.alerts, delivery=DeliverySettings(lookback_limit=self.lookback))
         pipeline = Pipeline(
-            source, self.store, SumScorer(), outlet, observer, self.rules, Model("m", "1"), settings, now_ms=lambda: 0.0
+            source,
+            self.store,
+            self.scorer(),
+            outlet,
+            observer,
+            self.rules,
+            Model("m", "1"),
+            settings,
+            now_ms=lambda: 0.0,
         )
         try:
             source.open(pipeline)

@@ -30,9 +30,10 @@ from stream_detector.memories import Memories
 from stream_detector.novelty import Learner
 from stream_detector.ports import NOTHING, Update, WindowStore
 from stream_detector.recall import Recall
+from stream_detector.reconcile import Owned
 from stream_detector.settings import Redis as RedisSettings
 from stream_detector.settings import Settings
-from tests.simulated import RULES, Broker, Record, Worker
+from tests.simulated import RULES, Broker, Record, ShiftScorer, Worker
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +175,30 @@ def test_without_storing_how_far_they_fell_the_histories_break(monkeypatch: pyte
     monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(FALLS))
     monkeypatch.setattr("stream_detector.pipeline.fall", lambda *given: (fall(*given)[0], set()))
     assert any(not in_memory(seed) for seed in range(50))
+
+
+LASTS = {
+    "alerts": {"min_windows": 1, "resolve_windows": 2, "accept_after": "8ms"},
+    "groups": {"quick": {"sensors": "a", "accept_after": "3ms"}, "never": {"sensors": "c", "accept_after": "off"}},
+    "delivery": {"lookback_limit": 1_000_000},
+}
+
+
+def test_accepted_shifts_survive_any_history_in_which_the_state_is_not_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a state that was lost, what was accepted last is known all along what is read again."""
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(LASTS))
+    monkeypatch.setattr("tests.simulated.SumScorer", ShiftScorer)
+    monkeypatch.setattr(Memory, "wipe", lambda self: None)
+    assert [seed for seed in range(100) if not in_memory(seed)] == []
+
+
+def test_without_storing_what_was_accepted_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SETTINGS", Settings.model_validate(LASTS))
+    monkeypatch.setattr("tests.simulated.SumScorer", ShiftScorer)
+    monkeypatch.setattr(Memory, "wipe", lambda self: None)
+    whole = Owned.standing
+    monkeypatch.setattr(Owned, "standing", lambda self, sensor: whole(replace(self, shifts={}), sensor))
+    assert any(not in_memory(seed) for seed in range(100))
 
 
 def test_without_recovering_faults_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:

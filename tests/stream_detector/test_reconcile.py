@@ -16,8 +16,8 @@ from stream_detector.events import Alert, Model, Partition, Score
 from stream_detector.pipeline import Pipeline
 from stream_detector.ports import Lookback, Update
 from stream_detector.reconcile import lookback_of, reconcile
-from stream_detector.settings import Settings
-from tests.simulated import PARTITION, Broker, Record, SumScorer
+from stream_detector.settings import Alerts, Settings
+from tests.simulated import PARTITION, Broker, Record, ShiftScorer, SumScorer
 from tests.world import FAR, LOG, POLICY, RULES, Noting, Outlet, Topic, World, ends, undisturbed
 
 
@@ -176,6 +176,45 @@ def test_open_alerts_go_on_though_the_worker_that_recovered_them_died(wiped_at: 
     world.work(crash=crash, after=True)
     world.work()
     assert world.published() == undisturbed(LONG)
+
+
+# Two sensors take turns; one shifts for good and jumps later, the other shifts for long.
+SHIFTS: list[Record] = [
+    ("a", 10 * offset, 1.0 if offset < 20 else 35.0 if offset in (120, 170) else 6.0)
+    if offset % 2 == 0
+    else ("b", 10 * offset, 6.0 if 60 <= offset < 160 else 1.0)
+    for offset in range(200)
+]
+PATIENCE = Alerts(min_windows=2, resolve_windows=2, accept_after="300ms", limit="off")
+
+
+def shifting(lookback: int) -> World:
+    return World(SHIFTS, lookback=lookback, alerts=PATIENCE, scorer=ShiftScorer)
+
+
+@pytest.mark.parametrize("wiped_at", range(10, 200, 9))
+def test_shifts_that_were_accepted_are_not_told_again_after_the_state_was_lost(wiped_at: int) -> None:
+    whole = shifting(FAR)
+    assert whole.work() == "fresh"
+    told = [one for one in whole.broker.published if isinstance(one, Alert)]
+    each = [(one.sensor_id, one.status, one.accepted > 0) for one in told]
+    assert [one[1:] for one in each if one[0] == "a"] == [
+        ("firing", False),
+        *[("resolved", True), ("firing", True)] * 2,
+        ("resolved", True),
+    ]
+    assert [one[1:] for one in each if one[0] == "b"] == [
+        ("firing", False),
+        ("resolved", True),
+        ("firing", False),
+        ("resolved", False),
+    ]
+    world = shifting(2 * (3 + 2 + 2))
+    world.work(until=wiped_at)
+    world.store.states.clear()
+    assert world.work() == "empty"
+    again = [one for one in world.broker.published if isinstance(one, Alert)]
+    assert [(one.id, one.status) for one in again] == [(one.id, one.status) for one in told]
 
 
 def test_empty_looks_back_no_further_than_the_log_goes() -> None:

@@ -35,7 +35,7 @@ SCORE = [
 ALERT = [
     "id", "revision", "status", "kind", "sensor_id", "severity", "started_at", "ended_at", "score", "peak_score",
     "threshold", "contributions", "observed", "expected", "summary", "model", "source", "part", "peak_strength",
-    "faults",
+    "faults", "accepted",
 ]  # fmt: skip
 SOURCE = ["topic", "partition", "first_offset", "last_offset"]
 PARTITION = Partition("sensor-events", 3)
@@ -132,6 +132,7 @@ def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
         "part": "model",
         "peak_strength": 1.5,
         "faults": {},
+        "accepted": 0.0,
         "model": {"name": "pumps", "version": "7"},
         "source": {"topic": "sensor-events", "partition": 3, "first_offset": 11, "last_offset": 13},
     }

@@ -53,6 +53,7 @@ from stream_detector.adapters.keras.partners import (
     root_mean_square,
 )
 from stream_detector.contents import ErrorKind, ErrorStatistics, Output
+from stream_detector.events import LASTING
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
 TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
@@ -208,27 +209,56 @@ def score_with(output: Output, errors: ErrorStatistics, stride: int) -> Program:
         every = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
         if output == "window":
             every = every * where_known(strange, partners)
-        thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
-        scores = every / thresholds
-        part = ops.argmax(scores, axis=1)  # (n)
-        chosen = ops.one_hot(part, 1 + len(partners))  # (n, parts)
         weights = ops.stack([ops.mean(shares, axis=1), *(one for _, one, _ in beside)], axis=1)  # (n, parts, F)
-        weight = ops.sum(ops.where(ops.expand_dims(chosen, 2) > 0, weights, 0.0), axis=1)  # (n, F)
-        total = ops.sum(weight, axis=1, keepdims=True)  # (n, 1)
-        even = ops.ones_like(weight) / weight.shape[1]  # of an error of nothing
-        contributions = ops.where(total > 0, weight / ops.where(total > 0, total, 1.0), even)
         worst = ops.stack([ops.argmax(steps, axis=1), *(at for _, _, at in beside)], axis=1)  # (n, parts)
-        told = [
-            # Any part that is not a number makes the whole so: the device failed, or the window is none.
-            ops.max(scores, axis=1) + 0.0 * ops.sum(scores, axis=1),
-            ops.sum(ops.where(chosen > 0, every, 0.0), axis=1),
-            ops.sum(ops.where(chosen > 0, thresholds, 0.0), axis=1),
-            ops.sum(ops.where(chosen > 0, ops.cast(worst, "float32"), 0.0), axis=1),  # exact below 2**24
-            ops.cast(part, "float32"),
-        ]
-        return ops.concatenate([ops.stack(told, axis=1), contributions, strange], axis=1)
+        thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
+        told = highest(every, thresholds, worst, weights)
+        lasting = lasting_parts(errors)
+        if not any(lasting):
+            return ops.concatenate([told, strange], axis=1)
+        others = np.flatnonzero(~np.array(lasting))
+        without = highest(*(ops.take(one, others, axis=1) for one in (every, thresholds, worst, weights)))
+        held = ops.max(ops.take(every / thresholds, np.flatnonzero(lasting), axis=1), axis=1, keepdims=True)  # (n, 1)
+        return ops.concatenate([told, strange, without, held], axis=1)
 
-    return score  # (n, 5 + 2 F): score, error, threshold, worst step, part, contributions, features outside of training
+    return score
+
+
+def lasting_parts(errors: ErrorStatistics) -> list[bool]:
+    """Of each part of the score, whether it stays high for as long as a shift lasts."""
+    return [False, *(one.name in LASTING for one in errors.partners)]
+
+
+def columns(errors: ErrorStatistics, features: int) -> int:
+    """How many numbers `score_with` gives a window of so many features: those of `highest`, and which are outside.
+
+    Where a part lasts, also those of the highest that does not, and the score of the highest that does.
+    """
+    one = 5 + features
+    return one + features + (one + 1 if any(lasting_parts(errors)) else 0)
+
+
+def highest(errors: Tensor, thresholds: Tensor, worst: Tensor, weights: Tensor) -> Tensor:
+    """The part with the highest score, (n, 5 + F): score, error, threshold, worst step, part, contributions.
+
+    Of errors, thresholds and worst steps (n, parts), and features' weights (n, parts, F).
+    """
+    scores = errors / thresholds
+    part = ops.argmax(scores, axis=1)  # (n)
+    chosen = ops.one_hot(part, scores.shape[1])  # (n, parts)
+    weight = ops.sum(ops.where(ops.expand_dims(chosen, 2) > 0, weights, 0.0), axis=1)  # (n, F)
+    total = ops.sum(weight, axis=1, keepdims=True)  # (n, 1)
+    even = ops.ones_like(weight) / weight.shape[1]  # of an error of nothing
+    contributions = ops.where(total > 0, weight / ops.where(total > 0, total, 1.0), even)
+    told = [
+        # Any part that is not a number makes the whole so: the device failed, or the window is none.
+        ops.max(scores, axis=1) + 0.0 * ops.sum(scores, axis=1),
+        ops.sum(ops.where(chosen > 0, errors, 0.0), axis=1),
+        ops.sum(ops.where(chosen > 0, thresholds, 0.0), axis=1),
+        ops.sum(ops.where(chosen > 0, ops.cast(worst, "float32"), 0.0), axis=1),  # exact below 2**24
+        ops.cast(part, "float32"),
+    ]
+    return ops.concatenate([ops.stack(told, axis=1), contributions], axis=1)
 
 
 def residuals_of(output: Output) -> Program:

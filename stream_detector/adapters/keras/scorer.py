@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stream_detector.adapters.keras.programs import (
     Program,
     Tables,
     Tensor,
+    columns,
     embedded,
     expected,
     residuals_of,
@@ -33,7 +35,7 @@ from stream_detector.adapters.keras.programs import (
 from stream_detector.bundle import Bundle
 from stream_detector.contents import ErrorStatistics, Output, Scaler
 from stream_detector.errors import BundleError, SettingsError, Unavailable
-from stream_detector.events import PARTS, Errors, Float32, PartName
+from stream_detector.events import LASTING, PARTS, Errors, Float32, Lasting, PartName
 from stream_detector.groups import Grouping
 from stream_detector.profiles import profiles_of
 from stream_detector.thresholds import Thresholds
@@ -66,7 +68,11 @@ class CompiledModel:
         self.shape = (length, size)
         self.output = output
         self.stride = min(stride, length)
-        self.shapes = {"score": (5 + 2 * size,), "residuals": self.model.output_shape[1:], "expected": self.shape}
+        self.shapes = {
+            "score": (columns(errors, size),),
+            "residuals": self.model.output_shape[1:],
+            "expected": self.shape,
+        }
         if self.coder is not None:
             self.shapes["embedded"] = (math.prod(self.coder.output_shape[1:]),)
         self.statistics = errors
@@ -86,13 +92,17 @@ class CompiledModel:
 
     def errors(self, sensors: Sequence[str], values: Float32) -> Errors:
         """Errors of ``n`` raw windows (n, W, F), judged by what is known of their sensors (n)."""
-        flat = self._run("score", values, self._rows(sensors))  # (n, 5 + 2 F)
+        flat = self._run("score", values, self._rows(sensors))
         flat = np.where(np.isfinite(flat[:, :1]), flat, np.float32(np.nan))
-        worst, part = (np.nan_to_num(flat[:, at]).astype(np.int32) for at in (3, 4))
-        places = np.array([PARTS.index(name) for name in self.profiles.parts], np.int8)
-        contributions, strange = np.split(flat[:, 5:], 2, axis=1)
+        one = 5 + self.shape[1]  # columns of a part
+        told, strange, rest = np.split(flat, [one, one + self.shape[1]], axis=1)
+        found = _of_parts(told, self.profiles.parts)
         outside = strange > 0 if self.statistics.ends is not None else None
-        return Errors(flat[:, 0], flat[:, 1], flat[:, 2], contributions, worst, places[part], outside=outside)
+        lasting = None
+        if rest.shape[1]:
+            others = [name for name in self.profiles.parts if name not in LASTING]
+            lasting = Lasting(rest[:, -1], _of_parts(rest[:, :-1], others))
+        return replace(found, outside=outside, lasting=lasting)
 
     def residuals(self, sensors: Sequence[str], values: Float32) -> Float32:
         """Residuals: (n, W, F) in scaled units, or the model's own (n, D); log-odds (n, 1) of a classifier."""
@@ -249,6 +259,13 @@ class KerasScorer:
         if self.compiled is None:
             raise RuntimeError("call load() first")
         return self.compiled
+
+
+def _of_parts(flat: Float32, names: Sequence[str]) -> Errors:
+    """Errors from `programs.highest` (n, 5 + F) of these parts."""
+    worst, part = (np.nan_to_num(flat[:, at]).astype(np.int32) for at in (3, 4))
+    places = np.array([PARTS.index(name) for name in names], np.int8)
+    return Errors(flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 5:], worst, places[part])
 
 
 def buckets_up_to(most: int) -> list[int]:

@@ -78,6 +78,32 @@ def test_the_part_with_the_largest_score_is_told_with_its_error_and_threshold() 
     assert found.worst_step[1] == LENGTH - 2
 
 
+def test_what_lasts_is_told_apart_from_the_other_parts() -> None:
+    values = np.ones((4, LENGTH, SIZE), np.float32)
+    values[1, -2, 0] = 5  # of the newest three
+    values[2, :, 1] = 3
+    values[3] = values[1] + values[2] - 1
+    found = compiled(change=2.0, level=4 / 3).errors(["", "", "", "big"], values)
+    assert found.lasting is not None
+    np.testing.assert_allclose(found.lasting.score[:3], [0, 0, 3], atol=1e-5)
+    others = found.lasting.others
+    assert set(others.names[1:2]) == {"change"}
+    alone = compiled(change=2.0, level=1e30).errors(["", "", "", "big"], values)
+    for name in ("score", "error", "threshold", "contributions", "worst_step", "part"):
+        np.testing.assert_allclose(getattr(others, name), getattr(alone, name), rtol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(np.maximum(found.lasting.score, others.score), found.score)
+
+
+def test_without_a_part_that_lasts_nothing_is_told_apart() -> None:
+    window = keras.Input((LENGTH, SIZE))
+    same = keras.Model(window, layers.Activation("linear")(window))
+    errors = ErrorStatistics("newest", deviation=(1.0,) * SIZE)
+    found = CompiledModel(same, LENGTH, SCALER, errors, thresholds(1.0), [16], "window", STRIDE).errors(
+        [""] * 2, np.ones((2, LENGTH, SIZE), np.float32)
+    )
+    assert found.lasting is None
+
+
 def biased(offset: float, model: float = 100.0, ends: Ends | None = None) -> CompiledModel:
     """A model that expects the second feature to be the first, plus ``offset``, whose first nobody looks at."""
     window = keras.Input((LENGTH, SIZE))
