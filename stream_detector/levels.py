@@ -1,12 +1,13 @@
 """Thresholds that fall while nothing happens, so that a budget of alerts is spent on what stands out most.
 
 Thresholds from training keep a budget on data like those of training. Where a sensor is calmer than it was then, less
-is told than was asked for. So where somebody asked for a budget, a sensor's thresholds fall by `STEP` in the time in
-which one alert is budgeted. They stay while something is told, for a window's length at most, and then rise by `STEP`
-above the highest score of that: an online gradient step on the quantile (Gibbs and Candès 2021, *Adaptive Conformal
-Inference Under Distribution Shift*; Angelopoulos et al. 2023, *Conformal PID Control for Time Series Prediction*), of
-one side only: what reaches the thresholds of training is told, however much it is; too much of it is what the limit is
-for (`policy.Alerts.limit`). Where the step leads above those, scores below them are by the higher ones: so much calmer.
+is told than was asked for. So where somebody asked for a budget, a sensor's thresholds fall, so fast that they are
+back where they told the last time when the next alert is due. They stay while something is told, for a window's length
+at most, and then rise by `STEP` above the highest score of that: an online gradient step on the quantile (Gibbs and
+Candès 2021, *Adaptive Conformal Inference Under Distribution Shift*; Angelopoulos et al. 2023, *Conformal PID Control
+for Time Series Prediction*), of one side only: what reaches the thresholds of training is told, however much it is;
+too much of it is what the limit is for (`policy.Alerts.limit`). Where the step leads above those, scores below them
+are by the higher ones: so much calmer.
 
 A function of the sensor's windows alone, in whatever batches they come; stored beside the states of its alerts.
 """
@@ -34,17 +35,20 @@ class Level(msgspec.Struct, array_like=True, frozen=True):
     at: int  # epoch ms
     log: float = 0.0  # at that time, of the share of its threshold from training; from that of `LOWEST` to `STEP`
     top: float | None = None  # highest score of windows in a row that reach the threshold, the first of them `at`
+    step: float = STEP  # by how much it falls until the next alert is due
 
     def fallen(self, began: int, ended: int, budget: float) -> float:
         """The logarithm for a window from ``began`` to ``ended`` (epoch ms); ``budget`` is alerts a day."""
         if self.top is not None:
             return self.log
-        rate = min(budget / DAY, 1 / (APART * max(1, ended - began)))  # alerts a millisecond
-        return max(math.log(LOWEST), self.log - STEP * rate * (ended - self.at))
+        view = max(1, ended - began)  # what was told is in view for as long, and that is part of an alert's time
+        due = max(DAY / budget, APART * view) - view
+        return max(math.log(LOWEST), self.log - self.step * (ended - self.at) / due)
 
     def risen(self, ended: int) -> Level:
         """Above what was told; if training's thresholds told it, there."""
-        return Level(ended, 0.0 if self.top is None or self.top >= 1 else math.log(self.top) + STEP)
+        log = 0.0 if self.top is None or self.top >= 1 else math.log(self.top) + STEP
+        return Level(ended, log, step=max(STEP, log - self.log))
 
 
 def after(level: Level | None, score: float, began: int, ended: int, budget: float) -> tuple[Level, float]:
@@ -53,7 +57,7 @@ def after(level: Level | None, score: float, began: int, ended: int, budget: flo
     ``score`` is by the thresholds of training. A clock that was set back counts from there.
     """
     if level is None or ended < level.at:
-        level = Level(ended) if level is None else Level(ended, level.log, level.top)
+        level = Level(ended) if level is None else msgspec.structs.replace(level, at=ended)
     if level.top is not None and level.at < began:  # nothing of what it began with is in view
         level = level.risen(ended)
     log = level.fallen(began, ended, budget)
