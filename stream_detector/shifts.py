@@ -32,10 +32,9 @@ class Shift(msgspec.Struct, array_like=True, frozen=True):
 
     since: int | None = None  # epoch ms, end of the first window of what lasts; None: all of it is accepted
     top: float = 0.0  # highest score so far in the latter half of `accept_after`, by thresholds from training
-    calm: int = (
-        0  # windows in a row that are calm: by risen thresholds while something lasts, else by those of training
-    )
+    calm: int = 0  # windows in a row that are, by the thresholds that hold while something lasts, else from training
     raised: float = 1.0  # of thresholds, as a multiple of those from training
+    seen: int = 0  # windows of that latter half
 
 
 def after(shift: Shift | None, score: float, ended: int, policy: Alerts) -> tuple[Shift | None, float]:
@@ -54,12 +53,13 @@ def after(shift: Shift | None, score: float, ended: int, policy: Alerts) -> tupl
     since = ended if shift.since is None else min(shift.since, ended)
     calm = shift.calm + 1 if score < policy.resolve_below * raised else 0
     lasted, over = ended - since, calm >= policy.resolve_windows
-    top = max(shift.top, score) if 2 * lasted >= policy.accept_after else 0.0
-    if lasted >= policy.accept_after and not over:
+    top, seen = (max(shift.top, score), shift.seen + 1) if 2 * lasted >= policy.accept_after else (0.0, 0)
+    # Time alone does not tell: a sensor that was silent meanwhile has yet to show that it still is so.
+    if lasted >= policy.accept_after and seen >= policy.resolve_windows and not over:
         raised, over = max(raised, float(np.float32(ROUNDING * top / policy.resolve_below))), True
     if over:
         return Shift(raised=raised) if raised > 1 else None, raised
-    return Shift(since, top, calm, raised), raised
+    return Shift(since, top, calm, raised, seen), raised
 
 
 def _accepted(shift: Shift | None, score: float, policy: Alerts) -> Shift | None:

@@ -121,6 +121,13 @@ def test_a_few_calm_windows_are_no_end() -> None:
     assert told_of(errors_of(lies)) == [(50, "fired"), (resolved, "resolved")]
 
 
+def test_after_a_silence_a_few_windows_show_that_it_still_lasts() -> None:
+    windows, errors = windows_of(40), errors_of(levels((10, CALM), (30, 1.5)))
+    windows.timestamps[20:] += 10 * LASTS * SECOND
+    found, _ = accept({}, windows, errors, alike(POLICY))
+    assert np.flatnonzero(found.score[10:] < 1)[0] == 10 + POLICY.resolve_windows - 1
+
+
 def test_when_a_shift_is_over_the_next_one_is_told() -> None:
     calm = POLICY.resolve_windows
     errors = errors_of(levels((10, CALM), (200, 1.5), (calm, CALM), (20, 1.5)))
