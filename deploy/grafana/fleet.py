@@ -25,6 +25,7 @@ LAG = f"sum(max by (topic, partition) (stream_detector_consumer_lag_events{{{J}}
 EVENTS = f"sum(rate(stream_detector_events_total{{{J}}}[{RATE}]))"
 WINDOWS = f"sum(rate(stream_detector_windows_total{{{J}}}[{RATE}]))"
 OUTSIDE = f"sum by (feature) (rate(stream_detector_windows_outside_training_total{{{J}}}[{RATE}]))"
+SHIFTED = f"sum(rate(stream_detector_windows_shifted_total{{{J}}}[{RATE}]))"
 REJECTS = f"sum(rate(stream_detector_rejects_total{{{J}}}[{RATE}]))"
 
 
@@ -168,8 +169,12 @@ def fleet() -> dashboard.Dashboard:
     made.with_panel(
         lines(
             "Outside of training",
-            "Share of the windows in which a feature is where training never saw it; the model has no say in these.",
-            [Query(f"topk(10, {OUTSIDE} / on () group_left () {WINDOWS})", "{{feature}}")],
+            "Share of the windows in which a feature is where training never saw it; the model has no say in these. "
+            "And of those in a shift that has lasted and is taken as normal.",
+            [
+                Query(f"topk(10, {OUTSIDE} / on () group_left () {WINDOWS})", "{{feature}}"),
+                Query(f"{SHIFTED} / {WINDOWS}", "shifts taken as normal"),
+            ],
             "percentunit",
             width=THIRD,
         )

@@ -153,6 +153,7 @@ class PrometheusObserver:
             "Windows whose mean of a feature lies where training saw none; the model has no say in these.",
             ["feature"],
         )
+        self._shifted = counter("windows_shifted", "Windows in a shift that has lasted and is taken as normal by now.")
         self._batches = counter("batches", "Batches of windows scored, of one partition each.")
         self._alerts = counter(
             "alerts", "Changes of alerts published; firing also when one worsens.", ["severity", "status"]
@@ -264,6 +265,8 @@ class PrometheusObserver:
         if errors.outside is not None:
             for feature, count in zip(self._features, errors.outside.sum(axis=0).tolist(), strict=False):
                 self._outside.labels(feature).inc(count)
+        if errors.accepted is not None:
+            self._shifted.inc(int(np.count_nonzero(errors.accepted)))
         self._scores.observe(errors.score)
         self._spotlight.scored(partition, windows, errors, self._clock())
         self._flight.inc()

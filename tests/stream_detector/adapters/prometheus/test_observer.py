@@ -153,6 +153,13 @@ def test_features_outside_of_training_are_counted_from_0(health: Health) -> None
     assert counted == {"flow": 0, "temp": 2}
 
 
+def test_windows_in_a_shift_that_is_normal_by_now_are_counted(observer: PrometheusObserver, server: Server) -> None:
+    shifted = replace(errors(0.5, 0.5, 0.5), accepted=np.array([0, 1.5, 2.5], np.float32))
+    observer.scored(PARTITION, windows(3), shifted)
+    observer.scored(PARTITION, windows(1), errors(0.5))
+    assert samples(server)["stream_detector_windows_shifted_total",] == 2
+
+
 def test_a_partition_that_went_has_no_lag(observer: PrometheusObserver, server: Server) -> None:
     observer.gauges(partitions=[PARTITION], sensors=0, pending=0, lag={PARTITION: 8}, firing=())
     observer.gauges(partitions=[PARTITION], sensors=0, pending=0, lag={Partition("events", 4): 1}, firing=())
