@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -181,9 +182,9 @@ def learn(streams: Sequence[Stream], options: TrainOptions, out: Path, session: 
 
 
 def stream_through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Path) -> dict[str, Judged]:
-    """Score and alert state at each row, by the service's replay, as of the last window that ended.
+    """Score and alert state at each row, by the service's replay, as of the last window that ended by its time.
 
-    Before the first there are none.
+    Before the first there are none. Where no window ends for a while, as after a gap, an open alert goes on.
     """
     files = []
     for number, stream in enumerate(streams):
@@ -196,25 +197,32 @@ def stream_through(bundle: Path, streams: Sequence[Stream], plan: Plan, work: Pa
         files.append(str(file))
     (work / "replay").mkdir(exist_ok=True)
     replay(files, load_bundle(bundle), Settings.model_validate(dict(plan.settings)), work / "replay")
-    places = {stream.name: {stamp: row for row, stamp in enumerate(stream.test_times.tolist())} for stream in streams}
-    judged = {
-        stream.name: Judged(
-            np.zeros(len(stream.test)),
-            np.zeros(len(stream.test), bool),
-            np.zeros((len(stream.test), stream.test.shape[1])),
-        )
-        for stream in streams
-    }
+    found: dict[str, list[_Scored]] = {stream.name: [] for stream in streams}
     decoder = msgspec.json.Decoder(_Scored)
     with (work / "replay" / "scores.jsonl").open("rb") as lines:
         for line in lines:
             record = decoder.decode(line)
-            row, one = places[record.sensor_id][parse(record.window_end, UTC)], judged[record.sensor_id]
-            until = row + plan.stride  # nothing new is known before the next window ends
-            one.score[row:until], one.firing[row:until] = record.score, record.state == "firing"
-            if one.contributions is not None:
-                one.contributions[row:until] = list(record.contributions.values())  # in the order of the features
-    return judged
+            found[record.sensor_id].append(record)
+    return {stream.name: _spread(found[stream.name], stream) for stream in streams}
+
+
+def _spread(records: Sequence[_Scored], stream: Stream) -> Judged:
+    """Windows, by their ends, as rows."""
+    ends = np.array([parse(one.window_end, UTC) for one in records], np.int64)
+    order = np.argsort(ends, kind="stable")  # of several with one time the last counts
+    last = np.searchsorted(ends[order], stream.test_times, side="right") - 1
+    place = np.append(order, len(records))[last]  # before the first, that of none
+
+    def column(values: Sequence[object], none: object) -> NDArray[Any]:
+        found: NDArray[Any] = np.array([*values, none])[place]
+        return found
+
+    shares = [list(one.contributions.values()) for one in records]  # in the order of the features
+    return Judged(
+        column([one.score for one in records], 0.0),
+        column([one.state == "firing" for one in records], False),
+        column(shares, [0.0] * len(stream.columns)),
+    )
 
 
 def figures(name: str, streams: Sequence[Stream], judged: Mapping[str, Judged]) -> Figures:

@@ -50,6 +50,12 @@ def in_policy(model: Any, name: str) -> Any:
     return twin
 
 
+def computes_in_half(model: Any) -> bool:
+    """Whether any layer of a model computes in float16."""
+    inner = getattr(model, "layers", [])
+    return getattr(model, "compute_dtype", "") == "float16" or any(computes_in_half(layer) for layer in inner)
+
+
 def _replace_policies(config: Any, name: str) -> None:
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":

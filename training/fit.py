@@ -16,6 +16,7 @@ from stream_detector.errors import DataError
 from stream_detector.events import Float32
 from training.board import Board
 from training.checkpoints import Checkpoints, State, digest
+from training.devices import computes_in_half
 from training.progress import Progress, silent
 
 
@@ -81,7 +82,10 @@ def fit(
 
         tf.config.experimental.enable_op_determinism()
     taught, held = (values, validation) if targets is None else targets
-    model.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=loss, metrics=list(metrics))
+    optimizer = keras.optimizers.Adam(learning_rate)
+    if computes_in_half(model):  # small gradients would vanish; Keras sees to it where the whole model has the policy
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics))
     course = _Course(History([], []), epochs, patience, stage, progress)
     if checkpoints is not None:
         seen = digest([values, validation, *(targets or ()), *(weights or ())])

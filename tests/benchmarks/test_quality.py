@@ -108,6 +108,25 @@ def test_between_windows_the_last_verdict_stands(tmp_path: Path) -> None:
     assert not found.firing.all()
 
 
+def test_after_a_gap_an_open_alert_goes_on_until_windows_say_otherwise(tmp_path: Path) -> None:
+    """Windows start over after it; and a time that comes twice, or late, has the verdict of that time."""
+    rng, rows = np.random.default_rng(0), HOUR * np.arange(660, dtype=np.int64)
+    values = rng.normal(0, 1, (660, 3))
+    values[620:630] += 50
+    rows[630:] += 100 * HOUR
+    rows[640], rows[650] = rows[639], rows[648] - HOUR // 2
+    one = replace(
+        stream("." * 60), train=values[:600], train_times=rows[:600], test=values[600:], test_times=rows[600:]
+    )
+    options = TrainOptions(kind="dense", length=4, stride=1, units=(4,), epochs=1)
+    learn([one], options, tmp_path / "bundle", Session(pictures=False))
+    found = stream_through(tmp_path / "bundle", [one], Plan(window=4, stride=1), tmp_path)["s"]
+    assert found.firing[20:33].all()
+    assert len(set(found.score[29:33])) == 1
+    assert found.score[40] == found.score[39]
+    assert found.score[50] == found.score[47]
+
+
 def test_an_unknown_set_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--data", str(tmp_path), "--sets", "asd,nothing", "--out", str(tmp_path / "out")])

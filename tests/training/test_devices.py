@@ -55,6 +55,18 @@ def test_a_model_has_the_same_weights_in_another_policy(kind: str) -> None:
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(back(WINDOWS)), exact)
 
 
+@pytest.mark.parametrize("kind", ["lstm", "seq2seq"])
+@pytest.mark.parametrize("name", ["float32", "mixed_float16"])
+def test_in_half_precision_gradients_are_scaled(kind: str, name: str) -> None:
+    family = architecture(kind)
+    model = in_policy(family.build(8, 2, units=(6,), seed=1), name)
+    trainer = family.trainer(model)
+    taught = [WINDOWS, WINDOWS[:10]]
+    history = fit(trainer, *taught, epochs=3, batch=20, loss=family.loss)
+    assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer) == (name == "mixed_float16")
+    assert history.loss[-1] < history.loss[0]
+
+
 def test_tensorboard_gets_each_epochs_losses(tmp_path: Path) -> None:
     import tensorflow as tf
 
