@@ -14,7 +14,6 @@ from stream_detector.events import Errors, Events, Float32, Reject, Score
 from stream_detector.sensors import Table
 from stream_detector.settings import Columns, EventRules
 from stream_detector.windows import Change, advance
-from tests import world
 from tests.simulated import SumScorer
 from tests.world import LOG, World, undisturbed
 
@@ -65,9 +64,8 @@ class Unable(SumScorer):
         return errors
 
 
-def test_a_window_without_a_score_is_dead_lettered_by_its_last_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "SumScorer", Unable)
-    work = World(poisoned())
+def test_a_window_without_a_score_is_dead_lettered_by_its_last_event() -> None:
+    work = World(poisoned(), scorer=Unable)
     work.work()
     letters = [r[1] for r in work.broker.published if isinstance(r, tuple) and r[1].reason == "unscorable"]
     assert letters
