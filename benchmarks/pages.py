@@ -40,14 +40,16 @@ def write_page(
     heads: Sequence[str],
     published: Mapping[str, Sequence[str]],
     pictures: Sequence[Picture],
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write it; ``tables`` has rows of a detector's name and its figures, by set."""
+    """Write it; ``tables`` has rows of a detector's name and its figures, by set, and ``about`` how each was run."""
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>Detection quality</title><style>{STYLE}</style>"]
     parts.append("<h1>Detection quality on labelled real streams</h1>")
     for name, lines in tables.items():
         head = "".join(f"<th>{escape(text)}</th>" for text in ("detector", *heads))
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-        parts.append(f"<h2>{escape(name)}</h2><table><tr>{head}</tr>{body}</table>")
+        parts.append(f"<h2>{escape(name)}</h2><p>{escape((about or {}).get(name, ''))}</p>")
+        parts.append(f"<table><tr>{head}</tr>{body}</table>")
         parts += [f"<p>published: {escape(line)}</p>" for line in published.get(name, ())]
     parts += [f"<h3>{escape(one.title)}</h3><img alt='' src='{_drawn(one)}'>" for one in pictures]
     path.write_text("\n".join(parts) + "</html>\n", "utf-8")

@@ -105,30 +105,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[Figures]]] = {}
     pictures: list[Picture] = []
+    about: dict[str, str] = {}
+    days: dict[str, float] = {}
     try:
         for name in given.sets.split(","):
-            found[name] = measure(name, given, pictures)
+            streams = read_set(name, given.data)
+            about[name], days[name] = (
+                configured(name, streams),
+                sum(normal_days(one) for one in streams if len(one.test)),
+            )
+            console.print(about[name])
+            found[name] = measure(name, streams, given, pictures)
             show(name, found[name])
+        if not given.quick:
+            console.print(promised(found, days))
     except StreamDetectorError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     plain = {name: {who: [one._asdict() for one in each] for who, each in of.items()} for name, of in found.items()}
     (given.out / "quality.json").write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=1))
     tables = {name: [(who, *cells(name, each)) for who, each in of.items()] for name, of in found.items()}
-    write_page(given.out / "quality.html", tables, heads=HEADS, published=PUBLISHED, pictures=pictures)
+    write_page(given.out / "quality.html", tables, heads=HEADS, published=PUBLISHED, pictures=pictures, about=about)
     console.print(f"see {given.out / 'quality.html'}")
     return 0
 
 
-def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> dict[str, list[Figures]]:
-    """What each detector reached on a set, a row for each seed."""
-    streams, plan = read_set(name, given.data), PLANS[name]
+def configured(name: str, streams: Sequence[Stream]) -> str:
+    """What a set was judged with, in a line."""
+    plan, learnt = PLANS[name], sum(len(stream.train) for stream in streams)
+    asked = ", ".join(f"{part}.{key} = {value}" for part, keys in plan.settings.items() for key, value in keys.items())
+    told = f"{name}: windows of {plan.window}, stride {plan.stride}; {learnt:,} rows to learn from"
+    return f"{told}; as on every set {asked}, all else by default"
+
+
+def promised(found: Mapping[str, Mapping[str, Sequence[Figures]]], days: Mapping[str, float]) -> str:
+    """How many false alarms a sensor and day came of each budget, over the normal days of all sets, in a line."""
+    told = []
+    for budget in BUDGETS:
+        rows = [next(each[0] for who, each in of.items() if who.startswith(_asked(budget))) for of in found.values()]
+        came = np.average([row.false_per_day for row in rows], weights=[days[name] for name in found])
+        told.append(f"{came:.2g} for {budget:g}")
+    return f"all sets by sensor days: false alarms a sensor and day {', '.join(told)}"
+
+
+def _asked(budget: float) -> str:
+    return f"… asked for {budget:g} a day"
+
+
+def measure(
+    name: str, streams: Sequence[Stream], given: argparse.Namespace, pictures: list[Picture]
+) -> dict[str, list[Figures]]:
+    """What each detector reached on a set, a row for each seed; what else is asked of it is asked of the first."""
+    plan = PLANS[name]
     scored = [stream for stream in streams if len(stream.test)]
     found: dict[str, list[Figures]] = {"stream-detector": []}
-    learnt = sum(len(stream.train) for stream in streams)
-    console.print(
-        f"{name}: windows of {plan.window}, stride {plan.stride}; {learnt:,} rows to learn from, all else alike"
-    )
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory(prefix="quality-") as folder:
             work, started = Path(folder), time.monotonic()
@@ -150,13 +180,18 @@ def measure(name: str, given: argparse.Namespace, pictures: list[Picture]) -> di
             ]
             if given.quick:
                 continue
-            found["… normal stretches cut out"] = [cut_out(name, scored, plan, work, draw) for draw in range(DRAWS)]
+            errors = load_bundle(work / "bundle").errors
+            parts = ["model", *(one.name for one in errors.partners), *(["novelty"] if errors.novelty else [])]
+            console.print(f"{name}: the score's parts are {', '.join(parts)}")
+            found[f"… normal stretches cut out, {DRAWS} draws"] = [
+                cut_out(name, scored, plan, work, draw) for draw in range(DRAWS)
+            ]
             for budget in BUDGETS:
                 learn(streams, replace(options, budget=budget), work / "asked", learned)
                 said = stream_through(work / "asked", scored, plan, work)
                 most = spendable(budget, scored, plan)
                 less = "" if math.isclose(most, budget) else f", {most:.2g} can be had"
-                found[f"… asked for {budget:g} a day{less}"] = [figures(name, scored, said)]
+                found[f"{_asked(budget)}{less}"] = [figures(name, scored, said)]
             if name == "skab":
                 found["… clean run, the last 30 %"] = [clean(streams, options, plan, work)]
     if not given.quick:

@@ -12,7 +12,20 @@ import pytest
 
 from benchmarks import quality
 from benchmarks.pages import Picture, write_page
-from benchmarks.quality import HEADS, Figures, Plan, cells, cut_out, explained, figures, learn, main, stream_through
+from benchmarks.quality import (
+    BUDGETS,
+    HEADS,
+    Figures,
+    Plan,
+    cells,
+    cut_out,
+    explained,
+    figures,
+    learn,
+    main,
+    promised,
+    stream_through,
+)
 from benchmarks.sets import Cause, Stream
 from stream_detector.events import Bool
 from training.baselines import Judged
@@ -125,6 +138,18 @@ def test_after_a_gap_an_open_alert_goes_on_until_windows_say_otherwise(tmp_path:
     assert len(set(found.score[29:33])) == 1
     assert found.score[40] == found.score[39]
     assert found.score[50] == found.score[47]
+
+
+def test_budgets_are_told_over_all_sets_by_their_days() -> None:
+    def row(false: float) -> list[Figures]:
+        return [Figures(math.nan, math.nan, math.nan, math.nan, false, math.nan, math.nan, math.nan, math.nan)]
+
+    found = {
+        name: {"stream-detector": row(9.0)} | {f"… asked for {one:g} a day{less}": row(one * by) for one in BUDGETS}
+        for name, by, less in (("few", 4.0, ""), ("many", 1.0, ", 0.2 can be had"))
+    }
+    told = promised(found, {"few": 1.0, "many": 2.0})
+    assert told.endswith("0.2 for 0.1, 0.6 for 0.3, 2 for 1, 6 for 3, 20 for 10")
 
 
 def test_an_unknown_set_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

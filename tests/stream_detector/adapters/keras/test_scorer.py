@@ -26,6 +26,7 @@ from stream_detector.thresholds import Entry, Tail, Thresholds
 from training.autoencoders.lstm import build
 
 LENGTH, SIZE = 8, 3
+DEVIATION = (0.5, 1.0, 2.0)
 CENTER, SCALE = np.array([100.0, 0.0, -3.0]), np.array([5.0, 1.0, 0.01])
 
 
@@ -45,7 +46,10 @@ def make(model: bytes) -> Callable[[ErrorKind], Bundle]:
         names = ("a", "b", "c")
         manifest = Manifest("m", "lstm", names, LENGTH, 1, tuple(CENTER), "2026-11-20T10:00:00Z", 0, "tensorflow")
         white = ((2.0, 0.0, 0.0), (-0.7, 1.5, 0.0), (0.2, 0.1, 3.0))
-        errors = ErrorStatistics(kind, (0.1, -0.2, 0.0), white) if kind == "mahalanobis" else ErrorStatistics(kind)
+        errors = {
+            "mahalanobis": ErrorStatistics(kind, (0.1, -0.2, 0.0), white),
+            "newest": ErrorStatistics(kind, deviation=DEVIATION),
+        }.get(kind, ErrorStatistics(kind))
         tail = Tail(1.0, 0.0, 1.0, 9, 1.0)
         table = Thresholds("evt", 0.1, (Entry("*", 2.0, 0.1, 9, tail), Entry("own", 0.5, 0.1, 9, tail)), {"own": 1})
         return Bundle(Path("m"), manifest, Scaler(tuple(CENTER), tuple(SCALE)), errors, table, model)
@@ -75,11 +79,17 @@ def by_hand(bundle: Bundle, values: Float32, kind: ErrorKind) -> tuple[Any, Any,
         pulled = c @ (white @ white.T)
         steps = (c * pulled).sum(2)
         return np.sqrt(steps.mean(1) / size), np.maximum(c * pulled, 0).mean(1), steps.argmax(1)
+    if kind == "newest":
+        before = r[:, 0]
+        for step in range(1, LENGTH - 1):
+            before = 0.7 * before + 0.3 * r[:, step]
+        squares = ((r[:, -1] - before) / np.array(DEVIATION)) ** 2
+        return np.sqrt(squares.mean(1)), squares, np.full(len(r), LENGTH - 1)
     parts = r**2 if kind == "mse" else np.abs(r)
     return parts.mean((1, 2)), parts.mean(1), parts.sum(2).argmax(1)
 
 
-@pytest.mark.parametrize("kind", ["mahalanobis", "mse", "mae"])
+@pytest.mark.parametrize("kind", ["newest", "mahalanobis", "mse", "mae"])
 def test_errors_are_as_defined(make: Callable[[ErrorKind], Bundle], kind: ErrorKind) -> None:
     bundle = make(kind)
     values = windows(20)
