@@ -160,11 +160,11 @@ def standing(records: Iterable[Alert], partition: Partition, before: int, limit:
             last[record.id] = record
     over: dict[str, list[Alert]] = {}
     for record in sorted(last.values(), key=lambda one: one.source.last_offset):
-        if record.status == "resolved" and record.kind == "anomaly" and (limit or record.accepted):
+        if record.status == "resolved" and record.kind == "anomaly":
             known = [*over.get(record.sensor_id, []), record]
             over[record.sensor_id] = counting(known, [one.peak_strength for one in known], max(1, limit))
     return [record for record in last.values() if record.status == "firing"] + [
-        one for some in over.values() for one in some
+        one for some in over.values() for one in some if limit or (one is some[-1] and one.accepted)
     ]
 
 

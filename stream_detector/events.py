@@ -6,7 +6,7 @@ Times are epoch milliseconds (UTC) inside the program and RFC 3339 strings in wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -110,6 +110,19 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.sensors)
+
+    def in_turn(self, swept: Sequence[tuple[str, int]], forget: Callable[[str], object]) -> Iterator[int]:
+        """The place of each window; before it, sensors that were ``swept`` after an earlier offset are forgotten.
+
+        Windows are in the order of their offsets. Those that were swept after all windows are forgotten at the end.
+        """
+        leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
+        for at, last in enumerate(self.offsets[:, 1].tolist()):
+            while leaving and leaving[-1][1] < last:
+                forget(leaving.pop()[0])
+            yield at
+        for sensor, _ in leaving:
+            forget(sensor)
 
     def take(self, chosen: NDArray[np.intp]) -> Windows:
         """The chosen windows, in their order."""

@@ -90,16 +90,14 @@ def fall(
     if not levels and not any(isinstance(one.budget, float) for one in alerts.things):
         return errors, set()
     shares, touched = np.ones(len(windows), np.float32), set[str]()
-    leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
 
     def forget(sensor: str) -> None:
         if levels.pop(sensor, None) is not None:
             touched.add(sensor)
 
-    each = zip(windows.sensors, errors.score.tolist(), windows.timestamps.tolist(), strict=True)
-    for at, (sensor, score, (began, ended)) in enumerate(each):
-        while leaving and leaving[-1][1] < windows.offsets[at, 1]:
-            forget(leaving.pop()[0])
+    turns = windows.in_turn(swept, forget)
+    each = zip(turns, windows.sensors, errors.score.tolist(), windows.timestamps.tolist(), strict=True)
+    for at, sensor, score, (began, ended) in each:
         budget, before = alerts.of(sensor).budget, levels.get(sensor)
         if not isinstance(budget, float):
             forget(sensor)
@@ -107,7 +105,5 @@ def fall(
         levels[sensor], shares[at] = after(before, score, began, ended, budget)
         if levels[sensor] is not before:
             touched.add(sensor)
-    for sensor, _ in leaving:
-        forget(sensor)
     score, threshold = errors.score / shares, errors.threshold * shares
     return replace(errors, score=score, threshold=threshold, strength=errors.strengths), touched

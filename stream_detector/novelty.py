@@ -62,7 +62,6 @@ class Learner:
         ``windows`` are in the order of their offsets. Sensors that were ``swept`` after an offset are forgotten there.
         """
         touched = {sensor for sensor, _ in swept}
-        leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
         part = np.zeros(len(windows), np.int8) if errors.part is None else errors.part.copy()
         usual = np.full(windows.values.shape, np.nan, np.float32)
         strength = errors.strengths.copy()
@@ -77,17 +76,13 @@ class Learner:
             expected=usual,
             strength=strength,
         )
-        for at, sensor in enumerate(windows.sensors):
-            while leaving and leaving[-1][1] < windows.offsets[at, 1]:
-                memories.forget(leaving.pop()[0])
+        for at, sensor in zip(windows.in_turn(swept, memories.forget), windows.sensors, strict=True):
             touched.add(sensor)
             before = memories.known.get(sensor) or self._begin(sensor)
             memories.known[sensor], expected = self._judge_one(before, sensor, windows, told, at)
             if expected is not None:
                 told.contributions[at], part[at], usual[at, :, 0] = 1.0, PLACE, expected
                 strength[at] = told.error[at] / self._highest_in_training(sensor)
-        for sensor, _ in leaving:
-            memories.forget(sensor)
         return told, touched
 
     def _begin(self, sensor: str) -> Memory:

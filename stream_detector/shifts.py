@@ -85,15 +85,13 @@ def accept(
     if not shifts and not (lasting >= 1).any():
         return replace(errors, lasting=None), set()
     raised, touched = np.ones(len(windows), np.float32), set[str]()
-    leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
 
     def forget(sensor: str) -> None:
         if shifts.pop(sensor, None) is not None:
             touched.add(sensor)
 
-    for at, (sensor, score) in enumerate(zip(windows.sensors, lasting.tolist(), strict=True)):
-        while leaving and leaving[-1][1] < windows.offsets[at, 1]:
-            forget(leaving.pop()[0])
+    each = zip(windows.in_turn(swept, forget), windows.sensors, lasting.tolist(), strict=True)
+    for at, sensor, score in each:
         before = shifts.get(sensor)
         if before is None and score < 1:
             continue
@@ -103,8 +101,6 @@ def accept(
         elif known != before:
             shifts[sensor] = known
             touched.add(sensor)
-    for sensor, _ in leaving:
-        forget(sensor)
     return raised_by(raised, errors), touched
 
 

@@ -60,12 +60,10 @@ def judge(
     states: list[State] = ["normal"] * len(windows)
     changes: list[tuple[int, Told, Cause]] = []
     touched: dict[str, Incident | None] = {}
-    leaving = sorted(swept, key=lambda one: one[1], reverse=True)  # the next one at the end
     signs, scores = criteria.look(windows), criteria.counted(windows, errors, expect)
     strengths = np.where(scores > 0, errors.strengths, 0).tolist()  # what does not count has none
-    for at, (sensor, score) in enumerate(zip(windows.sensors, scores.tolist(), strict=True)):
-        while leaving and leaving[-1][1] < windows.offsets[at, 1]:
-            forget(leaving.pop()[0], incidents, touched)
+    turns = windows.in_turn(swept, lambda gone: forget(gone, incidents, touched))
+    for at, sensor, score in zip(turns, windows.sensors, scores.tolist(), strict=True):
         before = incidents.get(sensor)
         odd = signs is not None and signs.odd[at]
         if score < 1 and not odd and (before is None or before.idle):
@@ -94,8 +92,6 @@ def judge(
             states[at] = after.state
         if before is not None or after is not None:
             touched[sensor] = after
-    for sensor, _ in leaving:
-        forget(sensor, incidents, touched)
     return Judged(states, changes, touched)
 
 
