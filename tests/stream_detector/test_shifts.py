@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.alerts import Standing
+from stream_detector.alerts import Standing, standing
 from stream_detector.criteria import Criteria
 from stream_detector.errors import SettingsError
-from stream_detector.events import PARTS, Errors, Float32, Lasting, Partition, Windows, gathered
+from stream_detector.events import PARTS, Errors, Float32, Lasting, Origin, Partition, Windows, gathered
 from stream_detector.groups import Grouped, Grouping, alike
 from stream_detector.policy import HOUR, Alerts, Group, paced, patience_of
 from stream_detector.settings import load_settings
 from stream_detector.shifts import Shift, accept
 from stream_detector.verdicts import judge
+from tests.alerts import alert
 
 SECOND = 1_000
 LASTS = 100  # windows, one a second
@@ -266,3 +267,17 @@ def test_no_time_at_all_is_refused(tmp_path: Path) -> None:
     file.write_text('[alerts]\naccept_after = "0s"\n')
     with pytest.raises(SettingsError, match=r"alerts\.accept_after.*greater than 0"):
         load_settings(file)
+
+
+def test_of_alerts_that_are_over_the_last_says_what_was_accepted() -> None:
+    """Also where nobody counts recent ones; an earlier one says nothing any more."""
+    source = {at: Origin("t", 0, at - 3, at) for at in (10, 20)}
+    shifted, calm = (
+        alert(name, status="resolved", sensor_id="s", source=source[at], accepted=accepted, peak_strength=9.0 - at / 10)
+        for name, at, accepted in (("shifted", 10, 2.0), ("calm", 20, 0.0))
+    )
+    place = Partition("t", 0)
+    assert standing([shifted], place, 100, 0) == [shifted]
+    assert standing([shifted, calm], place, 100, 0) == []
+    assert standing([shifted, calm], place, 100, 2) == [shifted, calm]
+    assert standing([shifted, calm], place, 15, 0) == [shifted]
