@@ -26,7 +26,7 @@ from stream_detector.bundle import load_bundle, write_bundle
 from stream_detector.errors import StreamDetectorError
 from training.options import Session, TrainOptions
 
-PARTS = ("change", "level", "bias", "novelty", "model")
+PARTS = ("change", "level", "bias", "spread", "novelty", "model")
 NEVER = 1e6  # times a threshold: no error reaches that
 OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (  # than what the default has
     *((f"{error} alone", {"error": error, "partners": False}) for error in ("newest", "mahalanobis", "mse", "mae")),

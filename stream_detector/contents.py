@@ -41,7 +41,7 @@ class Normal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Partner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of the score beside the model's: see `adapters.keras.partners`."""
 
-    name: Literal["change", "level", "bias"]
+    name: Literal["change", "level", "bias", "spread"]
     common: Normal
     own: dict[str, Normal] = {}  # by sensor
     counts: tuple[bool, ...] = ()  # (F) which features it looks at; empty: all

@@ -18,10 +18,10 @@ Int64: TypeAlias = NDArray[np.int64]
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
-PartName: TypeAlias = Literal["model", "change", "level", "bias", "novelty"]  # of the score
+PartName: TypeAlias = Literal["model", "change", "level", "bias", "spread", "novelty"]  # of the score
 
 PARTS: tuple[PartName, ...] = get_args(PartName)
-LASTING: tuple[PartName, ...] = ("level", "bias")  # stay high for as long as a shift lasts
+LASTING: tuple[PartName, ...] = ("level", "bias", "spread")  # stay high for as long as a shift lasts
 
 
 class Partition(NamedTuple):

@@ -36,6 +36,7 @@ Method: TypeAlias = Literal["evt", "conformal", "quantile", "fixed"]
 BUDGETED: tuple[Method, ...] = ("evt", "conformal")  # that are for a number of alerts
 
 FLOOR = 1e-9  # smallest threshold, so that error / threshold stays a finite float32
+ALIKE = 1e-4  # errors that differ by less than this share of them are equal, but for rounding
 LEVELS = (0.98, 0.95, 0.9, 0.8, 0.7, 0.5)  # quantiles tried as the level, until there are enough peaks
 ENOUGH_PEAKS = 50  # clusters that make a higher level better than a lower one
 SURPRISE = 0.05  # of training sets without anomalies would lose a peak as an outlier
@@ -116,17 +117,19 @@ def fit_thresholds(
     parameter: float = 0.1,
     grouping: Grouping | None = None,
     block: int = 1,
+    least: float = FLOOR,
 ) -> Thresholds:
     """A global threshold, and one for each sensor and each group with `OWN_WINDOWS` windows and `OWN_PEAKS` peaks.
 
     ``parameter`` is alerts per sensor and day for ``evt`` and ``conformal``, a quantile in (0, 1) for ``quantile``, the
     threshold itself for ``fixed``. ``block`` is in how many windows in a row there is hardly more than one alert: see
-    `conformal`. Raises `DataError` if there is no error at all, `SettingsError` if the parameter makes no sense.
+    `conformal`. None is below ``least``. Raises `DataError` if there is no error at all, `SettingsError` if the
+    parameter makes no sense.
     """
     usable = {sensor: one for sensor, one in series.items() if len(one.errors)}
     check_method(method, parameter)
     _check(usable)
-    entries = [_entry(GLOBAL, list(usable.values()), method, parameter, block)]
+    entries = [_entry(GLOBAL, list(usable.values()), method, parameter, block, least)]
     if method == "fixed":
         return Thresholds(method, parameter, tuple(entries), {})
     members: dict[str, list[Series]] = {}
@@ -139,7 +142,7 @@ def fit_thresholds(
         for name, part in sorted(parts.items()):
             if sum(len(one.errors) for one in part) < OWN_WINDOWS:
                 continue
-            entry = _entry(prefix + name, part, method, parameter, block)
+            entry = _entry(prefix + name, part, method, parameter, block, least)
             if entry.tail.peaks >= OWN_PEAKS:
                 found[name] = len(entries)
                 entries.append(entry)
@@ -193,7 +196,7 @@ def fit_tail(series: Sequence[Series]) -> Tail:
     peaks = without_outliers(peaks, level)
     excess = peaks - level
     rate = len(peaks) / days
-    if not len(excess):  # all errors are equal: assume that they scatter by a tenth of their size
+    if not len(excess) or excess.max() <= ALIKE * level:  # assume that they scatter by a tenth of their size
         return Tail(level, 0.0, max(0.1 * abs(level), FLOOR), 0, 1 / days)
     if len(excess) < FEW_PEAKS or float(np.ptp(excess)) <= 1e-9 * float(excess.max()):
         return Tail(level, 0.0, float(excess.mean()), len(excess), rate)
@@ -243,22 +246,22 @@ def alert_rate(tail: Tail, threshold: float, series: Sequence[Series]) -> float:
     return _counted_rate(series, threshold)
 
 
-def _entry(name: str, series: Sequence[Series], method: Method, parameter: float, block: int) -> Entry:
+def _entry(name: str, series: Sequence[Series], method: Method, parameter: float, block: int, least: float) -> Entry:
     tail = fit_tail(series)
     windows = sum(len(one.errors) for one in series)
     if method == "conformal":
-        return _conformal(name, series, parameter, block, tail)
+        return _conformal(name, series, parameter, block, tail, least)
     if method == "evt":
         threshold = _solve(tail, parameter, series)
     elif method == "quantile":
         threshold = ABOVE * float(np.quantile(np.concatenate([one.errors for one in series]), parameter))
     else:
         threshold = parameter
-    threshold = max(threshold, FLOOR)
+    threshold = max(threshold, least)
     return Entry(name, threshold, alert_rate(tail, threshold, series), windows, tail)
 
 
-def _conformal(name: str, series: Sequence[Series], budget: float, block: int, tail: Tail) -> Entry:
+def _conformal(name: str, series: Sequence[Series], budget: float, block: int, tail: Tail, least: float) -> Entry:
     """Where blocks with an alert are as rare as the budget, by their p-values; without one whole block, all is one.
 
     As for ``evt`` not so low that alerts run into each other.
@@ -272,7 +275,7 @@ def _conformal(name: str, series: Sequence[Series], budget: float, block: int, t
     rate = promised(len(maxima), budget * days) / days
     if threshold < tail.level and threshold < (lowest := _solve(tail, math.inf, series)):
         threshold, rate = lowest, min(rate, alert_rate(tail, lowest, series))
-    return Entry(name, max(threshold, FLOOR), rate, windows, tail, len(maxima))
+    return Entry(name, max(threshold, least), rate, windows, tail, len(maxima))
 
 
 def _solve(tail: Tail, budget: float, series: Sequence[Series]) -> float:
@@ -280,6 +283,8 @@ def _solve(tail: Tail, budget: float, series: Sequence[Series]) -> float:
 
     Counted, it is the highest threshold with so many, or, where none has, the one with most.
     """
+    if not tail.peaks:  # as much as errors that are alike are taken to scatter, at least: there is nothing to count
+        return tail.level + tail.scale * max(1.0, math.log(tail.rate / budget))
     if budget < tail.rate:
         fitted = tail.level + float(genpareto.isf(budget / tail.rate, tail.shape, scale=tail.scale))
         return max(fitted, ABOVE * tail.level)

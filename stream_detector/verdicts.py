@@ -12,7 +12,19 @@ from stream_detector.alerts import NONE, Change, Incident, Place, Shown, Told, f
 from stream_detector.codec import identify, rfc3339, rfc3339_all
 from stream_detector.criteria import Criteria
 from stream_detector.deviations import Expect
-from stream_detector.events import Alert, Errors, Float32, Model, Origin, Partition, Reject, Score, State, Windows
+from stream_detector.events import (
+    Alert,
+    Errors,
+    Float32,
+    Model,
+    Origin,
+    Partition,
+    PartName,
+    Reject,
+    Score,
+    State,
+    Windows,
+)
 from stream_detector.faults import Cause, Limits, Signs
 from stream_detector.groups import Grouped
 from stream_detector.ports import Kind
@@ -221,7 +233,7 @@ def alert_records(
             observed=dict(zip(features, values, strict=True)),
             expected={} if unknown else dict(zip(features, usual, strict=True)),
             summary=f"{sensor}: "
-            + _summary(what, kind, why.words, features, shares, values, () if unknown else usual, bool(accepted)),
+            + _summary(what, kind, why.words, part, features, shares, values, () if unknown else usual, bool(accepted)),
             model=models.of(sensor),
             source=Origin(*partition, *span),
             part=part,
@@ -239,6 +251,7 @@ def _summary(
     what: Change,
     kind: Kind,
     cause: str,
+    part: PartName,
     features: Sequence[str],
     shares: Sequence[float],
     values: Sequence[float],
@@ -254,6 +267,8 @@ def _summary(
     if what == "resolved":
         return "calm, with a shift that has lasted and is taken as normal" if accepted else "back to normal"
     top = max(range(len(features)), key=lambda at: shares[at])
+    if part == "spread":
+        return f"{features[top]} {values[top]:.4g} moves less than usual"
     where = f"where {expected[top]:.4g} was expected" if expected else "stands out most"
     return f"{features[top]} {values[top]:.4g} {where}"
 

@@ -45,8 +45,13 @@ class Baseline(NamedTuple):
     """One detector, and the package that it needs beyond those of the product."""
 
     name: str
-    fit: Fit
+    fit: Callable[..., Score]  # a `Fit`
     package: str | None = None
+    chance: bool = False  # whether it takes a `seed` too
+
+    def seeded(self, seed: int) -> Fit:
+        """Its fit, by this seed if that matters."""
+        return functools.partial(self.fit, seed=seed) if self.chance else self.fit
 
 
 class History(NamedTuple):
@@ -117,22 +122,22 @@ def ewma_z(train: Float64) -> Score:
     return score
 
 
-def isolation_forest(train: Float64) -> Score:
+def isolation_forest(train: Float64, seed: int = 0) -> Score:
     """scikit-learn's, with its defaults, row by row (Liu et al. 2008, *Isolation Forest*)."""
     from sklearn.ensemble import IsolationForest
 
-    forest = IsolationForest(random_state=0).fit(train)
+    forest = IsolationForest(random_state=seed).fit(train)
     return lambda stream: np.asarray(-forest.score_samples(stream)) if len(stream) else np.empty(0)
 
 
-def half_space_trees(train: Float64) -> Score:
+def half_space_trees(train: Float64, seed: int = 0) -> Score:
     """River's, with its defaults, learning as it goes (Tan et al. 2011, *Fast Anomaly Detection for Streaming Data*).
 
     The score is minus the logarithm of the mass at a row: the same order as River's own, which ends at 1.
     """
     from river.anomaly import HalfSpaceTrees
 
-    trained: Any = HalfSpaceTrees(seed=0)  # typed in parts only
+    trained: Any = HalfSpaceTrees(seed=seed)  # typed in parts only
     low, span = train.min(axis=0), np.ptp(train, axis=0)
     span = np.where(span > 0, span, 1)
 
@@ -151,8 +156,8 @@ def half_space_trees(train: Float64) -> Score:
 BASELINES = (
     Baseline("PCA residual", pca_residual),
     Baseline("EWMA z-score", ewma_z),
-    Baseline("isolation forest", isolation_forest, "scikit-learn"),
-    Baseline("half-space trees", half_space_trees, "river"),
+    Baseline("isolation forest", isolation_forest, "scikit-learn", chance=True),
+    Baseline("half-space trees", half_space_trees, "river", chance=True),
 )
 MODULES = {"scikit-learn": "sklearn", "river": "river"}
 

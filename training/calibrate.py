@@ -14,19 +14,28 @@ from stream_detector.adapters.keras.scorer import CompiledModel, buckets_up_to
 from stream_detector.contents import Ends, ErrorKind, ErrorStatistics, Output, Partner, Scaler
 from stream_detector.events import Float64
 from stream_detector.policy import APART
-from stream_detector.thresholds import ALERTS, BUDGETED, Series, Thresholds, expected_alerts_per_day, fit_thresholds
+from stream_detector.thresholds import (
+    ALERTS,
+    BUDGETED,
+    FLOOR,
+    Series,
+    Thresholds,
+    expected_alerts_per_day,
+    fit_thresholds,
+)
 from training.data import Data
 from training.normal import days_of, error_statistics, errors_of, most_alerts, series_of
 from training.novelty import alerts_per_day, novelty
 from training.options import TrainOptions
-from training.partners import SHORTEST, bias, change, contrasts, ends, level, own_deviations, partner_errors
+from training.partners import SHORTEST, bias, change, contrasts, ends, level, own_deviations, partner_errors, spread
 from training.progress import Progress, silent
 from training.split import Part, overlap
 
 BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
 # Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
-SHARES = {"model": 0.1, "change": 0.78, "level": 0.1, "bias": 0.02}
+SHARES = {"model": 0.1, "change": 0.77, "level": 0.1, "bias": 0.02, "spread": 0.01}
 ALONE = {"model": 0.1, "novelty": 0.9}  # of single metrics
+LEAST = 0.1  # threshold of a partner, in deviations: a plant without any noise has no alert for rounding
 BATCH = 1_024  # windows judged at a time
 
 
@@ -81,9 +90,10 @@ def calibrate(
     shares = ALONE if learns_on else {name: SHARES[name] for name in parts}
     whole, days = sum(shares.values()), days_of(data)
     found = {
-        name: fit_thresholds(one, options.threshold, parameter, grouping, block_of(options))
+        name: fit_thresholds(one, options.threshold, parameter, grouping, block_of(options), least)
         for name, one in parts.items()
         for parameter in (_parameter(options, asked, shares[name] / whole, days),)
+        for least in (FLOOR if name == "model" else LEAST,)
     }
     expected = sum(expected_alerts_per_day(found[name], one, grouping) for name, one in parts.items())
     by_part = {"model": errors} | beside
@@ -133,7 +143,9 @@ def _partners(
     if not _has_others(options, judge.output) or len(data.rules.features) == 1:
         return None, (), {}
     found = contrasts(data, scaler, judge, options.grouping)
-    made = [one for one in (change(found), level(data, found), bias(data, found)) if one is not None]
+    made = [
+        one for one in (change(found), level(data, found), bias(data, found), spread(data, found)) if one is not None
+    ]
     return ends(data, found), tuple(made), {one.name: partner_errors(data, one, found) for one in made}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,10 +10,20 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from stream_detector.adapters.keras.partners import deviations, jumps, largest, latest, mean_size, root_mean_square
+from stream_detector.adapters.keras.partners import (
+    FAINT,
+    deviations,
+    jumps,
+    largest,
+    latest,
+    log_spread,
+    mean_size,
+    of_side,
+    root_mean_square,
+)
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import Ends, Normal, Partner, Scaler
-from stream_detector.events import Float32, Float64
+from stream_detector.events import Bool, Float32, Float64
 from stream_detector.groups import Grouping
 from training.data import Data
 from training.scaling import scale_values
@@ -24,6 +34,7 @@ OWN = 50  # windows: a sensor with as many has a deviation that is half its own,
 FLOOR = 0.05  # smallest deviation, in scaled units: of a feature that hardly ever moves, any move is not yet news
 MEMORY = 0.25  # share of a feature's variance that its windows' means may have: averaging halves the deviation at least
 LATEST = 16  # events of a window whose mean is its level, as many as docs/quality.md measured; a stride's at least
+STANDS_OUT = 8.0  # deviations by which a spread must fall if its feature stops: that of chance, in windows of 16, by 11
 STILL = {"level": FLOOR, "bias": 1e-6}  # deviations up to which a feature says nothing of its memory
 RANGED = 100  # windows' lengths of history: of one feature, another window is beyond those ends once in fifty
 ROOM = 0.1  # beyond what training saw, as a share of it, where a model is taken to know its way
@@ -63,6 +74,7 @@ class Contrasts:
     latest: int  # events that the means of values are of; 0: all of a window
     jumps: Table  # (n, S, F) of the window's newest steps
     values: Steps
+    spreads: Table  # (n, F)
     residuals: Steps | None  # of the model; None of models that return no window
 
 
@@ -87,7 +99,7 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Groupi
     newest = min(data.rules.stride, data.rules.length)
     events = max(LATEST, newest) if max(LATEST, newest) < data.rules.length else 0
     of_model = [flat] * 3 if judge.output == "window" else []
-    jumped, *tables = data.spill.tables((flat[0], newest, flat[1]), *[flat] * 3, *of_model)
+    jumped, spreads, *tables = data.spill.tables((flat[0], newest, flat[1]), *[flat] * 4, *of_model)
     of_values, of_residuals = Steps(*tables[:3]), Steps(*tables[3:]) if of_model else None
     for windows, values in data.values(used):
         rows, sensors = row[windows], data.sensors(windows)
@@ -95,10 +107,11 @@ def contrasts(data: Data, scaler: Scaler, judge: CompiledModel, grouping: Groupi
             residuals = judge.residuals(sensors, values)
             of_residuals.put(rows, residuals.mean(axis=1), residuals[:, -newest:])
         seen = scale_values(scaler, values, sensors, grouping)
-        lying = ops.convert_to_numpy(latest(ops.convert_to_tensor(seen), events))
-        of_values.put(rows, lying, seen[:, -newest:])
-        jumped.put(rows, ops.convert_to_numpy(jumps(ops.convert_to_tensor(seen), newest)))
-    return Contrasts(places, tuple(histories), events, jumped, of_values, of_residuals)
+        steps = ops.convert_to_tensor(seen)
+        of_values.put(rows, ops.convert_to_numpy(latest(steps, events)), seen[:, -newest:])
+        spreads.put(rows, ops.convert_to_numpy(log_spread(steps)))
+        jumped.put(rows, ops.convert_to_numpy(jumps(steps, newest)))
+    return Contrasts(places, tuple(histories), events, jumped, of_values, spreads, of_residuals)
 
 
 def change(found: Contrasts) -> Partner:
@@ -134,6 +147,29 @@ def bias(data: Data, found: Contrasts) -> Partner | None:
     return _lying("bias", data, found, found.residuals, 0)
 
 
+def spread(data: Data, found: Contrasts) -> Partner | None:
+    """Normal spreads of the windows; None if no feature's is so steady that it says anything.
+
+    Features count whose spread has next to no memory from one window to the next without events in common, and would
+    fall by `STANDS_OUT` deviations at least if the feature stopped, both in the median sensor.
+    """
+    centers, wander = _places(data, found, found.spreads)
+    if not wander:
+        return None
+    apart = overlap(data.rules.length, data.rules.stride)
+    memory, falls = [], []
+    for sensor, start, end in found.histories:
+        if sensor not in wander:
+            continue
+        center = centers[sensor]
+        pairs = zip(_blocks(found.spreads, start, end - apart), _blocks(found.spreads, start + apart, end), strict=True)
+        together = _sum((one - center) * (other - center) for one, other in pairs) / (end - start - apart)
+        memory.append(together / np.maximum(_variance(found.spreads, start, end), FLOOR**2))
+        falls.append((center - np.log(FAINT)) / np.maximum(np.sqrt(wander[sensor]), FLOOR))
+    counts = (np.median(memory, axis=0) <= MEMORY) & (np.median(falls, axis=0) >= STANDS_OUT)
+    return _partner("spread", centers, wander, counts)
+
+
 def ends(data: Data, found: Contrasts) -> Ends | None:
     """Where the model has been, with some room: what comes is seldom all within what was.
 
@@ -158,30 +194,49 @@ def ends(data: Data, found: Contrasts) -> Ends | None:
 
 
 def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, of: Steps, events: int) -> Partner | None:
-    """Where each sensor's means of the latest steps (n, F) lie, and how far they wander.
+    """Where each sensor's means of the latest steps lie, and how far they wander.
 
-    How far: the root mean square of the difference between windows that lie half of the sensor's history apart, but
-    not less than the median sensor's. Features count whose means vary by `MEMORY` of the variance of all steps at most,
-    in the median sensor.
+    Features count whose means vary by `MEMORY` of the variance of all steps at most, in the median sensor.
     """
-    centers, wander, memory, means = {}, {}, [], of.means
+    centers, wander = _places(data, found, of.means)
+    if not wander:
+        return None
+    memory, still = [], STILL[name] ** 2
     for sensor, start, end in found.histories:
-        centers[sensor] = _mean(means, start, end)
+        if sensor not in wander:
+            continue
+        variance = _variance(of.newest, start, end) + _mean(of.within, start, end)
+        share = _variance(of.means, start, end) / np.maximum(variance, still)
+        memory.append(np.where(variance > still, share, np.nan))
+    each = np.array(memory)  # (sensors, F)
+    each[:, np.isnan(each).all(axis=0)] = 1.0  # what never moves has no level to wander from
+    return _partner(name, centers, wander, np.nanmedian(each, axis=0) <= MEMORY, events)
+
+
+def _places(data: Data, found: Contrasts, table: Table) -> tuple[dict[str, Float64], dict[str, Float64]]:
+    """Where a contrast (n, F) lies, by sensor (F), and the square of how far it wanders, of sensors that tell (F).
+
+    How far: the root mean square of the difference between windows that lie half of the sensor's history apart.
+    """
+    centers, wander = {}, {}
+    for sensor, start, end in found.histories:
+        centers[sensor] = _mean(table, start, end)
         half = (end - start) // 2
         if half < overlap(data.rules.length, data.rules.stride):
             continue  # the halves share events
-        later, earlier = _blocks(means, start + half, end), _blocks(means, start, end - half)
-        off = _sum((one - other) ** 2 for one, other in zip(later, earlier, strict=True))
-        wander[sensor] = off / (end - start - half)
-        variance = _variance(of.newest, start, end) + _mean(of.within, start, end)
-        still = STILL[name] ** 2
-        share = _variance(means, start, end) / np.maximum(variance, still)
-        memory.append(np.where(variance > still, share, np.nan))
-    if not wander:
-        return None
-    each = np.array(memory)  # (sensors, F)
-    each[:, np.isnan(each).all(axis=0)] = 1.0  # what never moves has no level to wander from
-    counts = np.nanmedian(each, axis=0) <= MEMORY  # (F)
+        pairs = zip(_blocks(table, start + half, end), _blocks(table, start, end - half), strict=True)
+        wander[sensor] = _sum((later - earlier) ** 2 for later, earlier in pairs) / (end - start - half)
+    return centers, wander
+
+
+def _partner(
+    name: Literal["level", "bias", "spread"],
+    centers: Mapping[str, Float64],
+    wander: Mapping[str, Float64],
+    counts: Bool,
+    events: int = 0,
+) -> Partner | None:
+    """None if no feature counts. No sensor is taken to wander less than the median one."""
     if not counts.any():
         return None
     common = np.median(np.array(list(wander.values())), axis=0)
@@ -196,6 +251,9 @@ def _lying(name: Literal["level", "bias"], data: Data, found: Contrasts, of: Ste
 def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
     """Errors of all windows that have contrasts, (n), by the functions that the service scores with; NaN of others."""
     errors = np.full(len(data.parts), np.nan)
+    lie = {"level": found.values.means, "spread": found.spreads}
+    if found.residuals is not None:
+        lie["bias"] = found.residuals.means
     for sensor, start, end in found.histories:
         own = partner.own.get(sensor, partner.common)
         for at, to in _stretches(start, end):
@@ -203,11 +261,10 @@ def partner_errors(data: Data, partner: Partner, found: Contrasts) -> Float64:
                 off = deviations(ops.convert_to_tensor(found.jumps.get(at, to)), _row(own.deviation))  # (m, S, F)
                 told = largest(*mean_size(off))[0]
             else:
-                of = found.values if partner.name == "level" or found.residuals is None else found.residuals
-                lying = ops.convert_to_tensor(of.means.get(at, to) - _row(own.center))
+                off = of_side(partner.name, ops.convert_to_tensor(lie[partner.name].get(at, to) - _row(own.center)))
                 counted = np.asarray(partner.counts, np.float32)
                 weight = ops.convert_to_tensor(counted / counted.sum())
-                told = root_mean_square(deviations(lying, _row(own.deviation)), weight)[0]
+                told = root_mean_square(deviations(off, _row(own.deviation)), weight)[0]
             errors[found.places[at:to]] = ops.convert_to_numpy(told)
     return errors
 

@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.alerts import Incident
 from stream_detector.codec import encode_alert, encode_score, identify
 from stream_detector.criteria import Criteria, criteria_of
-from stream_detector.events import Alert, Errors, Float32, Model, Partition, Score, Windows
+from stream_detector.events import PARTS, Alert, Errors, Float32, Model, Partition, Score, Windows
 from stream_detector.faults import Cause
 from stream_detector.groups import alike
 from stream_detector.pipeline import Pipeline
@@ -141,6 +142,20 @@ def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
     )  # fmt: skip
     assert (resolved["id"], resolved["started_at"]) == (fired["id"], fired["started_at"])
     assert (resolved["peak_score"], resolved["summary"]) == (1.5, "pump-7: back to normal")
+
+
+def test_of_a_rhythm_that_stopped_no_value_is_said_to_be_expected() -> None:
+    """By part `spread` no value is unexpected: what is missing is that they move."""
+    some = windows(2)
+    told = replace(errors([1.5, 1.5]), part=np.full(2, PARTS.index("spread"), np.int8))
+
+    def nothing(of: Windows, judged: Errors) -> Float32:
+        return np.full_like(of.values, np.nan)
+
+    judged = judge(PARTITION, some, told, {}, POLICY, nothing)
+    [fired] = alert_records(PARTITION, some, told, judged.changes, nothing, FEATURES, MODELS)
+    assert (fired.part, fired.expected) == ("spread", {})
+    assert fired.summary == "pump-7: pressure 8 moves less than usual"
 
 
 @pytest.mark.parametrize("worst", [0, 1, 2])

@@ -50,6 +50,14 @@ def test_what_is_far_off_scores_higher(baseline: Baseline) -> None:
 
 
 @each
+def test_what_is_by_chance_is_by_its_seed(baseline: Baseline) -> None:
+    train, stream = readings(600, 1), readings(120, 2)
+    first, again, other = (baseline.seeded(seed)(train)(stream) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.array_equal(first, other) is not baseline.chance
+
+
+@each
 def test_a_constant_that_moves_is_no_division_by_zero(baseline: Baseline) -> None:
     stream = readings(60, 2)
     stream[40:, 2] = 9

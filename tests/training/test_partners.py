@@ -37,13 +37,19 @@ def series(count: int, seed: int, sensor: str = "a", scale: float = 1.0, first: 
 
 
 def judged(bundle: Bundle, values: Float32, sensor: str = "a") -> Errors:
-    rules = Rules(FEATURES, bundle.manifest.length, 1, (0.0, 0.0))
+    features = bundle.manifest.features
+    rules = Rules(features, bundle.manifest.length, 1, (0.0,) * len(features))
     count = len(values)
     times = 1_800_000_000_000 + np.arange(count) * MINUTE
     (windows,) = windows_of([Events([sensor] * count, times, values, np.arange(count), np.full(count, -1))], rules)
     scorer = KerasScorer(bundle)
     scorer.load()
     return scorer.score(windows.sensors, windows.values)
+
+
+def anomalous(found: Errors) -> set[str]:
+    """The parts of the score that told of anything."""
+    return {name for name, score in zip(found.names, found.score.tolist(), strict=True) if score >= 1}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +137,9 @@ def test_a_budget_that_is_asked_for_is_divided_among_the_parts(bundle: Bundle, t
     train([series(3_000, 0)], FEATURES, replace(OPTIONS, budget=0.2), tmp_path / "asked", session=UNDRAWN)
     asked = load_bundle(tmp_path / "asked").thresholds
     given = {"model": asked.parameter} | {name: one.parameter for name, one in asked.partners.items()}
-    assert given == pytest.approx({name: 0.2 * share for name, share in SHARES.items()})
+    assert {"model", "change", "level", "bias"} <= set(given)
+    whole = sum(SHARES[name] for name in given)
+    assert given == pytest.approx({name: 0.2 * SHARES[name] / whole for name in given})
 
 
 def test_a_budget_that_nobody_asked_for_is_not_extrapolated(bundle: Bundle) -> None:
@@ -169,6 +177,69 @@ def test_features_that_no_longer_go_together_alert_for_as_long_as_it_lasts(tmp_p
     assert (during >= 1).mean() > 0.3
     assert (calm >= 1).mean() < 0.02
     assert "bias" in {found.names[at] for at in np.flatnonzero(found.score >= 1)}
+
+
+def plant(count: int, seed: int, period: float) -> Float32:
+    """Two rhythms in step, and a load (n, 3): each hour as much noise as it was given, at times none."""
+    rng = np.random.default_rng(seed)
+    phase = 2 * np.pi * np.arange(count) / period
+    loads = rng.uniform(0, 2, -(-count // 60)).repeat(60)[:count]
+    values = np.stack([np.sin(phase), np.cos(phase) + 0.5 * np.sin(2 * phase), loads * rng.normal(size=count)], axis=1)
+    values[:, :2] += rng.normal(0, 0.1, (count, 2))
+    return (20 + values).astype(np.float32)
+
+
+def of_plant(values: Float32) -> Events:
+    count = len(values)
+    times = 1_700_000_000_000 + np.arange(count) * MINUTE
+    return Events(["a"] * count, times, values, np.arange(count), np.full(count, -1))
+
+
+@pytest.fixture(scope="module")
+def rhythmic(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("bundles") / "rhythmic"
+    options = TrainOptions("dense", length=64, stride=8, epochs=3, seed=1)
+    train([of_plant(plant(4_320, 0, 12))], ("first", "second", "load"), options, out, session=UNDRAWN)
+    return load_bundle(out)
+
+
+def test_a_rhythm_that_stops_alerts_for_as_long_as_it_lasts(rhythmic: Bundle) -> None:
+    """A window shows five periods: stopped at its mean, nothing jumps and no mean moves."""
+    values = plant(1_600, 5, 12)
+    values[600:1_200, 0] = 20 + np.random.default_rng(6).normal(0, 0.1, 600)
+    found, others = judged(rhythmic, values), judged(rhythmic, plant(1_600, 5, 12))
+    names = np.array(found.names)
+    assert found.score[600:1_130].min() > 2
+    assert set(names[600:1_130]) == {"spread"}
+    assert found.contributions[600:1_130, 0].min() > 0.9
+    calm = np.r_[:530, 1_210 : len(names)]  # windows by their first row
+    np.testing.assert_allclose(found.score[calm], others.score[calm], rtol=0.05, atol=0.02)
+
+
+def test_a_rhythm_that_grows_is_not_told_by_its_spread(rhythmic: Bundle) -> None:
+    values = plant(600, 5, 12)
+    values[:, 0] = 20 + 3 * (values[:, 0] - 20)
+    assert "spread" not in judged(rhythmic, values).names
+
+
+def test_what_is_calm_at_times_may_be(rhythmic: Bundle) -> None:
+    [spread] = [one for one in rhythmic.errors.partners if one.name == "spread"]
+    assert spread.counts == (True, True, False)
+    values = plant(1_200, 5, 12)
+    values[600:, 2] = 20
+    assert "spread" not in anomalous(judged(rhythmic, values))
+
+
+def test_without_any_noise_rounding_is_no_alert(tmp_path: Path) -> None:
+    """Each part but the model sees the same in each window of a plant that repeats itself exactly."""
+    steps = np.arange(4_320)
+    values = np.stack([np.sin(np.pi * steps / 4), np.cos(np.pi * steps / 4)], axis=1).astype(np.float32)
+    options = TrainOptions("dense", length=64, stride=8, epochs=1, seed=1)
+    train([of_plant(values)], FEATURES, options, tmp_path / "exact", session=UNDRAWN)
+    bundle = load_bundle(tmp_path / "exact")
+    assert {"level", "spread"} <= {one.name for one in bundle.errors.partners}
+    found = judged(bundle, values[:400] + np.random.default_rng(1).normal(0, 1e-4, (400, 2)).astype(np.float32))
+    assert anomalous(found) <= {"model"}
 
 
 def test_a_day_does_not_tell_how_residuals_wander(tmp_path: Path) -> None:

@@ -19,9 +19,16 @@ normal windows:
     Features that no longer go together as they did lie beside their reconstruction for as long as that lasts, even if
     each is where it may be. Again only of features whose residuals have next to no memory: what a model follows badly
     wanders.
+``spread``
+    by how much the logarithm of the standard deviation of the window's steps lies below its mean in training: a control
+    chart of spreads, of the lower side (Shewhart 1931; of logarithms, in which a change is as large whatever it begins
+    from: Crowder and Hamilton 1992, *An EWMA for Monitoring a Process Standard Deviation*). A rhythm that stops, of
+    which a window shows several periods, leaves the mean where it was; what begins to move, the change tells. Only of
+    features whose spread is so steady that one that stopped would stand out. Its error is made as that of ``level``.
 
 Residuals count only where the model has been: if the mean of any feature, over as many steps, lies outside of what
-training saw, they tell how a model extrapolates, and the errors of ``bias`` and of the model itself are 0.
+training saw, they tell how a model extrapolates, and the errors of ``bias`` and of the model itself are 0. So is
+that of ``spread``: a sensor that does something else may well do it more quietly.
 
 An autoencoder's own error of the kind ``newest`` is made likewise from its residuals: what they were just before is
 no news, so that a bias, which comes with drift, does not count.
@@ -37,6 +44,7 @@ from keras import ops
 from stream_detector.events import Float32
 
 ALPHA = 0.3  # weight of the newest step in the mean of those before: a memory of about ten
+FAINT = 0.05  # in scaled units: what moves by less is as good as still
 MOST = 30.0  # deviations at most: beyond, one feature says no more, and several still do
 
 Tensor: TypeAlias = Any  # of whichever backend runs
@@ -82,6 +90,16 @@ def deviations(contrast: Tensor, normal: Tensor) -> Tensor:
 def latest(steps: Tensor, count: int) -> Tensor:
     """The mean (n, F) of so many last steps of windows (n, W, F); 0 is all of them."""
     return ops.mean(steps[:, -count:], axis=1)
+
+
+def log_spread(steps: Tensor) -> Tensor:
+    """The logarithm (n, F) of the standard deviation of the steps of windows (n, W, F), and of `FAINT` beside it."""
+    return ops.log(ops.var(steps, axis=1) + FAINT**2) / 2
+
+
+def of_side(name: str, off: Tensor) -> Tensor:
+    """What counts of how far a part's contrast lies from its mean in training: of ``spread`` only what is below."""
+    return ops.minimum(off, 0.0) if name == "spread" else off
 
 
 def outside(means: Tensor, low: Tensor, high: Tensor) -> Tensor:

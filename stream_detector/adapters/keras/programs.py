@@ -48,7 +48,9 @@ from stream_detector.adapters.keras.partners import (
     jumps,
     largest,
     latest,
+    log_spread,
     mean_size,
+    of_side,
     outside,
     root_mean_square,
 )
@@ -169,19 +171,22 @@ def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Ten
     return error, shares, at + (seen.shape[1] - stride)
 
 
-def lying(of: Tensor, tables: Tables, rows: Tensor, name: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Error (n) and shares (n, F) of where so many last steps of ``of`` (n, W, F) lie; the step (n) is the last."""
-    off = latest(of, count) - of_each(tables, f"{name}_center", rows)
+def lying(of: Tensor, tables: Tables, rows: Tensor, name: str, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Error (n) and shares (n, F) of where ``of`` (n, F) lies; the step (n) is the last of the window."""
+    off = of - of_each(tables, f"{name}_center", rows)
     normal = of_each(tables, f"{name}_deviation", rows)
-    error, shares = root_mean_square(deviations(off, normal), tables[f"{name}_weight"])
-    return error, shares, ops.full_like(ops.argmax(shares, axis=1), of.shape[1] - 1)
+    error, shares = root_mean_square(deviations(of_side(name, off), normal), tables[f"{name}_weight"])
+    return error, shares, ops.full_like(ops.argmax(shares, axis=1), length - 1)
 
 
 def where_known(strange: Tensor, partners: Sequence[str]) -> Tensor:
-    """0.0 for the parts that look at residuals, in windows with strange features (n, F), else 1.0: (n, parts)."""
+    """0.0 for the parts that count only where the model has been, in windows with strange features (n, F), else 1.0.
+
+    Of each part: (n, parts).
+    """
     known = 1.0 - ops.max(strange, axis=1, keepdims=True)  # (n, 1)
-    of_residuals = np.array([name in ("model", "bias") for name in ("model", *partners)])
-    return ops.where(of_residuals, known, 1.0)
+    only_there = np.array([name in ("model", "bias", "spread") for name in ("model", *partners)])
+    return ops.where(only_there, known, 1.0)
 
 
 def score_with(output: Output, errors: ErrorStatistics, stride: int) -> Program:
@@ -194,16 +199,17 @@ def score_with(output: Output, errors: ErrorStatistics, stride: int) -> Program:
     def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
         seen = scaled(tables, values, rows)
         strange = outside(latest(seen, known_by), of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n, F)
-        of = {"level": seen}
+        of = {"level": lambda: latest(seen, looks_at["level"]), "spread": lambda: log_spread(seen)}
         if output == "window":
-            of["bias"] = call(seen) - seen
-            error, steps, shares = ERRORS[errors.kind](of["bias"], tables, rows, stride)
+            residual = call(seen) - seen
+            of["bias"] = lambda: latest(residual, looks_at["bias"])
+            error, steps, shares = ERRORS[errors.kind](residual, tables, rows, stride)
         else:
             error, steps, shares = parts(call, tables, seen, rows)
         beside = [
             change(seen, tables, rows, stride)
             if name == "change"
-            else lying(of[name], tables, rows, name, looks_at[name])
+            else lying(of[name](), tables, rows, name, int(seen.shape[1]))
             for name in partners
         ]
         every = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)

@@ -117,7 +117,7 @@ class CompiledModel:
         """What the parts (n) of the score expected in raw units, (n, W, F); NaN where the model expects nothing.
 
         The model expects its reconstruction, ``change`` that the newest steps are as those before, ``level`` that all
-        steps lie where they did in training. Without ``parts``, those are the model's.
+        steps lie where they did in training, ``spread`` no value at any step. Without ``parts``, those are the model's.
         """
         rows = self._rows(sensors)
         if self.output == "window":
@@ -131,6 +131,8 @@ class CompiledModel:
                 of = self.profiles.tables
                 row = int(rows[at])
                 expected[at] = of["level_center"][row] * of["scale"][row] + of["center"][row]
+            elif part == "spread":
+                expected[at] = np.nan
         return expected
 
     def _rows(self, sensors: Sequence[str]) -> NDArray[np.int32]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from stream_detector.adapters.keras.partners import ALPHA, before, jumps, taps
+from stream_detector.adapters.keras.partners import ALPHA, FAINT, MOST, before, jumps, taps
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import Ends, ErrorStatistics, Normal, Partner, Scaler
 from stream_detector.events import Float32
@@ -151,6 +151,55 @@ def test_where_the_model_has_not_been_neither_its_error_nor_its_bias_counts() ->
     assert found.score[1:].tolist() == [0, 0]
     assert (biased(0.0, 0.5, ends).errors(["far"] * 3, values).score > 2).all(), "that sensor has been there"
     assert (biased(0.0, 0.5).errors([""] * 3, values).score > 2).all(), "without ends it counts anywhere"
+
+
+def spreading(ends: Ends | None = None) -> CompiledModel:
+    """A model that returns its input; the second feature usually swings by one, that of sensor "big" by two."""
+    window = keras.Input((LENGTH, SIZE))
+    same = keras.Model(window, layers.Activation("linear")(window))
+    big = Normal((0.0, float(np.log(2))), (0.1, 0.1))
+    partners = (Partner("spread", Normal((0.0, 0.0), (0.1, 0.1)), {"big": big}, (False, True)),)
+    table = thresholds(100.0)
+    table.partners.update(spread=thresholds(2.0))
+    errors = ErrorStatistics("newest", deviation=(1.0,) * SIZE, ends=ends, partners=partners)
+    return CompiledModel(same, LENGTH, SCALER, errors, table, [16], "window", STRIDE)
+
+
+def swinging(size: float, other: float = 1.0) -> Float32:
+    """A window (W, F) of a rhythm of two steps: of the first feature ``other`` large, of the second ``size``."""
+    steps = np.tile(np.array([1, -1], np.float32), LENGTH // 2)[:, None]
+    return steps * np.array([other, size], np.float32)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0, 20), st.floats(0, 20))
+def test_a_rhythm_that_falls_is_told_and_one_that_rises_is_not(size: float, other: float) -> None:
+    found = spreading().errors([""], swinging(size, other)[None])
+    error = max(0.0, -np.log(np.hypot(size, FAINT)) / 0.1)  # nobody looks at the first feature
+    np.testing.assert_allclose(found.error[0] if error > 1e-3 else found.score[0], min(error, MOST), atol=1e-2)
+    if error > 1:
+        assert found.names == ["spread"]
+        np.testing.assert_allclose(found.contributions[0], [0, 1], atol=1e-6)
+        assert found.lasting is not None
+        np.testing.assert_allclose(found.lasting.score, found.score)
+
+
+def test_a_spread_is_held_against_the_sensor_s_own_and_expects_no_value() -> None:
+    usual = 100 + 10 * swinging(1.0)[None]  # half of what is usual of that sensor
+    found = spreading().errors(["big", ""], np.concatenate([usual, swinging(1.0)[None]]))
+    assert found.error[0] == pytest.approx(np.log(2) / 0.1, rel=0.01)
+    assert found.score[1] == pytest.approx(0, abs=1e-2)
+    expected = spreading().expected(["big", "big"], np.concatenate([usual, usual]), ["spread", "model"])
+    assert np.isnan(expected[0]).all()
+    np.testing.assert_allclose(expected[1], usual[0], rtol=1e-5)
+
+
+def test_a_spread_counts_only_where_the_model_has_been() -> None:
+    """A sensor that was put to another use may well be calm at it."""
+    values = np.stack([swinging(0.0), swinging(0.0) + np.float32(50)])
+    found = spreading(Ends((-10.0, -10.0), (10.0, 10.0))).errors(["", ""], values)
+    assert found.score[0] > 2
+    assert found.score[1] == 0
 
 
 def test_each_event_is_new_in_one_window_only() -> None:
