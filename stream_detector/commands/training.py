@@ -26,6 +26,7 @@ from stream_detector.errors import DataError, SettingsError
 from stream_detector.text import visible
 
 NUMBERED: Mapping[Method, float] = {"quantile": 0.999, "fixed": 3.5}  # methods that want a number
+LABEL = re.compile(r"(^|[_ -])(labels?|anomaly|outlier|changepoint)$", re.IGNORECASE)  # what labels are called
 
 if TYPE_CHECKING:
     from stream_detector.contents import ErrorKind
@@ -149,6 +150,10 @@ def train(
     if precision == "mixed" and policy("mixed") == "float32":
         err.print(f"[yellow]{ON_CPU}[/]", highlight=False)
     features, events = _events(data, settings, columns, period)
+    for name in features:
+        if LABEL.search(name):
+            told = f"{name} is learnt as a feature; if it is a label, say --label {name}, or ignore it in [columns]"
+            err.print(f"[yellow]{escape(visible(told))}[/]", highlight=False)
     refused = _Refused()
     with shown() as progress:
         summary = train(refused.without(events), features, options, out_, progress, session=session)

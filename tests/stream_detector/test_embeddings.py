@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -168,6 +169,23 @@ def test_a_replay_writes_them_if_asked(made: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("STREAM_DETECTOR__PUBLISH__EMBEDDINGS")
     assert invoke(*arguments).code == 0
     assert not (made / "out" / "embeddings.jsonl").exists()
+
+
+def test_of_seq2seq_they_are_the_encoder_s_final_state(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, options = made / "seq2seq", ("--window", 8, "--stride", 8, "--epochs", 1, "--units", 3, "--model", "seq2seq")
+    assert invoke("train", made / "train.csv", "--out", out, *options).code == 0
+    monkeypatch.setenv("STREAM_DETECTOR__PUBLISH__EMBEDDINGS", "true")
+    assert invoke("replay", made / "stream.csv", "--bundle", out, "--out", made / "states").code == 0
+    told = [one["embedding"] for one in lines(made / "states" / "embeddings.jsonl")]
+    bundle = load_bundle(out)
+    with (made / "stream.csv").open() as file:
+        values = np.array([[float(row[name]) for name in FEATURES] for row in csv.DictReader(file)], np.float32)
+    windows = values[: 8 * len(told)].reshape(-1, 8, len(FEATURES))  # none shares an event with another
+    scaler = bundle.scaler.of("pump-1")
+    seen = (windows - np.array(scaler.center, np.float32)) / np.array(scaler.scale, np.float32)
+    states = encoder(load_model(bundle)).predict(seen, verbose=0)
+    assert states.shape == (7, 2 * 3)  # of an LSTM: what it gives, and its cells
+    np.testing.assert_allclose(told, states, atol=1e-4)
 
 
 def test_a_bundle_must_say_which_layer_it_is(made: Path) -> None:

@@ -49,6 +49,36 @@ def test_a_fixed_threshold(plant: Plant, tmp_path: Path) -> None:
     assert "3.5; 0 sensors have their own" in done.out
 
 
+def test_several_files_are_learnt_from_as_one_is_on_the_processor(plant: Plant, tmp_path: Path) -> None:
+    """Split by sensors, in two files, and on the device that was asked for."""
+    header, *rows = plant.train.read_text().splitlines()
+    sensors = sorted({row.partition(",")[0] for row in rows})
+    for name, mine in (("some", sensors[::2]), ("others", sensors[1::2])):
+        chosen = [row for row in rows if row.partition(",")[0] in mine]
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *chosen]) + "\n")
+    whole, _ = trained(plant, tmp_path / "whole", "--device", "cpu")
+    options = ("--out", tmp_path / "both", *SMALL, "--device", "cpu")
+    done = invoke("train", tmp_path / "some.csv", tmp_path / "others.csv", *options)
+    assert done.code == 0, done.err
+    both = load_bundle(tmp_path / "both")
+    assert both.manifest.sensors == whole.manifest.sensors == tuple(sensors)
+    assert both.scaler == whole.scaler
+    assert both.manifest.metrics.keys() == whole.manifest.metrics.keys()
+
+
+def test_a_label_that_nobody_named_is_not_learnt_silently(plant: Plant, tmp_path: Path) -> None:
+    lines = plant.train.read_text().splitlines()
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join([f"{lines[0]},10_days_alert_label", *(f"{line},0" for line in lines[1:])]) + "\n")
+    told = "10_days_alert_label is learnt as a feature; if it is a label, say --label 10_days_alert_label"
+    for options, warned in (((), True), (("--label", "10_days_alert_label"), False)):
+        done = invoke("train", table, "--out", tmp_path / "bundle", *SMALL, *options)
+        assert done.code == 0, done.err
+        assert (told in " ".join(done.err.split())) is warned
+        features = load_bundle(tmp_path / "bundle").manifest.features
+        assert ("10_days_alert_label" in features) is warned
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -9,8 +9,13 @@ import keras
 import numpy as np
 import pytest
 
+from stream_detector import Detector, load_bundle
+from stream_detector.adapters.keras.scorer import load_model
+from stream_detector.events import Events
 from training.autoencoders import dense
 from training.fit import fit
+from training.options import Session, TrainOptions
+from training.train import train
 
 ENCODER = [1_641_472, 8_200, 36, 15]
 DECODER = [16, 40, 9_216, 1_642_050]
@@ -27,6 +32,25 @@ def test_paper_sized_counts() -> None:
     assert [layer.units for layer in hidden(model)] == [1024, 8, 4, 3, 4, 8, 1024, 1602]
     assert [layer.count_params() for layer in hidden(model)] == ENCODER + DECODER
     assert model.count_params() == 3_301_045
+
+
+def test_the_paper_s_size_is_trained_saved_loaded_and_scored(tmp_path: Path) -> None:
+    """As `train --model dense --window 1` on a table of as many columns."""
+    rng, count, wide = np.random.default_rng(0), 600, 1602
+    values = rng.normal(0, 1, (count, wide)).astype(np.float32)
+    times = 1_700_000_000_000 + 60_000 * np.arange(count)
+    table = Events(["a"] * count, times, values, np.arange(count), np.full(count, -1))
+    names = tuple(f"f{at}" for at in range(wide))
+    options = TrainOptions("dense", length=1, stride=1, epochs=1)
+    train([table], names, options, tmp_path / "bundle", session=Session(pictures=False))
+    bundle = load_bundle(tmp_path / "bundle")
+    assert load_model(bundle).count_params() == 3_301_045
+    row = dict(zip(names, values[0].tolist(), strict=True))
+    detector = Detector(bundle)
+    [calm] = detector.update("a", 1_800_000_000_000, row)
+    [odd] = detector.update("a", 1_800_000_060_000, row | {"f7": 1e4})
+    assert calm.score < 1 < odd.score
+    assert max(odd.contributions, key=lambda name: odd.contributions[name]) == "f7"
 
 
 def test_without_biases_a_layer_counts_as_its_mirror() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from training.autoencoders import FAMILY, dense, hybrid, lstm
+from training.autoencoders import FAMILY, WRAPPERS, dense, hybrid, lstm
 from training.autoencoders.codes import code_of
 from training.autoencoders.wrappers import Wrapping, contraction, corrupt, divergence, squashing, wrap
 from training.fit import fit
@@ -137,6 +137,17 @@ def test_sparse_moves_mean_activations_to_rho(build: Any, activation: str, rho: 
     assert away[0].mean() > 0.1
     assert away[1].mean() < away[0].mean() / 4
     assert away[1].max() < 0.1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sparse_as_it_is_named_moves_them_too(seed: int) -> None:
+    """`--model sparse+dense`, whose numbers nobody gives."""
+    shipped = Wrapping(**WRAPPERS["sparse"])  # type: ignore[arg-type]
+    plain, sparse = (
+        np.asarray(squashing("leaky_relu")(codes(learnt(how, seed), TEST))).mean(axis=0) for how in (None, shipped)
+    )
+    assert np.abs(plain - shipped.sparsity).min() > 0.2
+    np.testing.assert_allclose(sparse, shipped.sparsity, atol=0.02)
 
 
 def numeric_norm(model: Any, values: Array) -> float:
