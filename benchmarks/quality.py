@@ -154,7 +154,7 @@ def _asked(budget: float) -> str:
 def measure(
     name: str, streams: Sequence[Stream], given: argparse.Namespace, pictures: list[Picture]
 ) -> dict[str, list[Figures]]:
-    """What each detector reached on a set, and what else is asked of it: figures for each seed, of budgets the first."""
+    """What each detector reached on a set, and what else is asked of it: figures of each seed, of budgets one."""
     plan = PLANS[name]
     scored = [stream for stream in streams if len(stream.test)]
     found: dict[str, list[Figures]] = {"stream-detector": []}
