@@ -69,6 +69,7 @@ def rules_of(manifest: Manifest, settings: Settings) -> Rules:
         grace=window.grace,
         duplicates=window.duplicates,
         max_gap=max_gap_of(window, manifest.longest_window),
+        own_gaps=manifest.longest_windows if window.max_gap == "learned" else {},
         clock_reset=window.clock_reset,
         ttl=window.ttl,
         max_sensors=window.max_sensors,

@@ -99,6 +99,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sensors: tuple[str, ...] = ()  # that it was trained on
     intervals: dict[str, float] = {}  # ms between events: the median of each sensor, under "" that of all
     longest_window: int = 0  # ms from the first event to the last, at most, in training; 0: not known
+    longest_windows: dict[str, int] = {}  # the same, of each sensor that showed enough of them
     units: dict[str, str] = {}
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
@@ -149,6 +150,7 @@ def misfits(manifest: Manifest, scaler: Scaler, errors: ErrorStatistics, thresho
     sane = {
         "features": size > 0 and len(set(manifest.features)) == size,
         "budget": 0 <= manifest.budget < np.inf,
+        "longest windows": min(manifest.longest_window, *manifest.longest_windows.values(), 0) == 0,
         "length or stride": manifest.length >= 1 and manifest.stride >= 1,
         "output and errors": (manifest.output == "probability") == (errors.kind == "probability"),
         "residual's width": wide > 0 or errors.kind != "mahalanobis",

@@ -83,7 +83,7 @@ def scorer_of(judges: Grouped[Judge]) -> Scorer:
 
 
 def rules_for(judges: Grouped[Judge]) -> Rules:
-    """The rules of all sensors: each is known, and imputed, as its own bundle says."""
+    """The rules of all sensors: each is known, imputed, and may be silent within a window, as its own bundle says."""
     rules = judges.common.rules
     if len(judges.things) == 1:
         return rules
@@ -91,9 +91,16 @@ def rules_for(judges: Grouped[Judge]) -> Rules:
     if known is not None:
         each = [(judge, judge.rules.known or ()) for judge in judges.things]
         known = frozenset(sensor for judge, sensors in each for sensor in sensors if judges.of(sensor) is judge)
-    gaps = [judge.rules.max_gap for judge in judges.things]  # a window goes on if it may for any bundle
+    own_gaps = {
+        sensor: gap
+        for judge in judges.things
+        for sensor, gap in judge.rules.own_gaps.items()
+        if judges.of(sensor) is judge
+    }
+    gaps = [judge.rules.max_gap for judge in judges.things]  # of sensors that no training saw
     longest = None if None in gaps else max(gap for gap in gaps if gap is not None)
-    return replace(rules, known=known, max_gap=longest, own_means=judges.each(lambda judge: judge.rules.means))
+    own_means = judges.each(lambda judge: judge.rules.means)
+    return replace(rules, known=known, max_gap=longest, own_gaps=own_gaps, own_means=own_means)
 
 
 def criteria_for(judges: Grouped[Judge]) -> Criteria:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -32,6 +32,7 @@ class Rules:
     grace: int = 0  # how far behind its sensor's newest an event may be
     duplicates: Literal["drop", "keep"] = "drop"
     max_gap: int | None = None  # a longer silence of the sensor starts its window over
+    own_gaps: Mapping[str, int] = field(default_factory=dict)  # the same, of sensors of which something else is known
     clock_reset: int | None = None  # an event this far behind its sensor's newest: its clock was set back, start over
     ttl: int = 7 * 86_400_000  # sensors that fall this far behind their partition are forgotten
     max_sensors: int = 100_000  # a partition

@@ -189,7 +189,7 @@ class Window(Section):
     duplicates: Literal["drop", "keep"] = "drop"
     """What becomes of an event that repeats a sensor's timestamp."""
     max_gap: Duration | Literal["learned", "off"] = "learned"
-    """After a longer silence of a sensor its window starts over; `learned`: than any window of training lasted."""
+    """After a longer silence of a sensor its window starts over; `learned`: than any of its windows in training."""
     clock_reset: Duration | None = None
     """An event further behind: the clock was set back and the window starts over; by default it is late."""
     ttl: Duration = 7 * 86_400_000

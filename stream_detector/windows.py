@@ -149,7 +149,7 @@ def _apply(
     counts["imputed"] += int(imputed.any(axis=1).sum())
 
     position = np.arange(len(slot))
-    gap = reset if rules.max_gap is None else reset | ((newest != NEVER) & (-behind > rules.max_gap))
+    gap = reset | ((newest != NEVER) & (-behind > _allowed(rules, names, group)))
     counts["restarted"] += int(gap.sum())
     base = np.maximum.accumulate(np.where(gap | border, position, 0))  # where the window last started over
     begun = np.where(gap[base], 0, table.filled[slot])
@@ -168,6 +168,14 @@ def _apply(
         parts[name].append(_Part(rows[at:to], full[at:to]))
     if rules.grace:
         _remember(table, touched, time, reset, first, last)
+
+
+def _allowed(rules: Rules, names: Sequence[str], group: NDArray[np.intp]) -> Int64 | int:
+    """The longest silence in ms over which a window goes on, of each event (m), or of all."""
+    common = np.iinfo(np.int64).max if rules.max_gap is None else rules.max_gap
+    if not rules.own_gaps:
+        return common
+    return np.array([rules.own_gaps.get(name, common) for name in names], np.int64)[group]
 
 
 def _lookup(table: Table, refused: list[tuple[int, str, str]], start: int) -> Callable[[tuple[int, str]], int]:

@@ -47,7 +47,7 @@ def reference_windows(events: Events, rules: Rules) -> tuple[list[dict[str, Any]
             continue
         elif rules.duplicates == "drop" and time in sensor.times:
             continue
-        elif rules.max_gap is not None and time - sensor.newest > rules.max_gap:
+        elif (gap := rules.own_gaps.get(name, rules.max_gap)) is not None and time - sensor.newest > gap:
             sensor.filled = 0
         row, imputed = [], []
         for index, value in enumerate(values):

@@ -39,6 +39,7 @@ from training.report import Picture, Summary, write_report
 from training.scaling import fit_own_scalers, fit_scaler, scale_values
 from training.split import Part
 
+ENOUGH = 100  # windows: of as many that are alike, the next is the longest once in a hundred
 PORTRAYED = 2_000  # windows whose codes are drawn
 AFTER = ("epochs", "patience", "error", "partners", "threshold", "budget")  # options that no step of learning sees
 LIBRARIES = ("keras", "numpy", "tensorflow", "jax", "scipy")
@@ -220,6 +221,14 @@ def _intervals(data: Data) -> dict[str, float]:
     }
 
 
+def _longest_windows(data: Data) -> dict[str, int]:
+    """What each sensor's windows lasted at most, ms, of those with `ENOUGH` of them: rates may differ widely."""
+    lasted, counts = np.ptp(data.timestamps, axis=1), np.bincount(data.which, minlength=len(data.names))
+    longest = np.zeros(len(data.names), np.int64)
+    np.maximum.at(longest, data.which, lasted)
+    return {name: int(longest[at]) for at, name in enumerate(data.names) if counts[at] >= ENOUGH}
+
+
 def _manifest(
     out: Path,
     data: Data,
@@ -253,6 +262,7 @@ def _manifest(
         sensors=tuple(data.names),
         intervals=_intervals(data),
         longest_window=int(np.ptp(data.timestamps, axis=1).max()),
+        longest_windows=_longest_windows(data),
         still=data.still,
         units=dict(units),
         libraries=installed,

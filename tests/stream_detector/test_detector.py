@@ -234,12 +234,26 @@ def test_a_window_starts_over_after_a_longer_silence_than_any_in_training(
     bundle: Path, asked: str, more: int, scored: bool
 ) -> None:
     loaded = load_bundle(bundle)
-    longest = loaded.manifest.longest_window
-    assert longest >= (W - 1) * 60_000
+    longest = loaded.manifest.longest_windows["pump-1"]
+    assert (W - 1) * 60_000 <= longest <= loaded.manifest.longest_window
     detector = Detector(loaded, Settings(window=Window.model_validate({"max_gap": asked})))
     for minute in range(W - 1):
         assert detector.update("pump-1", minute * 60_000, VALUES) == []
     assert len(detector.update("pump-1", (W - 2) * 60_000 + longest + more, VALUES)) == scored
+
+
+def test_a_silence_is_long_by_what_the_sensor_showed_not_by_what_slower_ones_do(bundle: Path) -> None:
+    """One of another rate is in the same bundle; one that no training saw may be silent for as long as the slowest."""
+    loaded = load_bundle(bundle)
+    lasts = {"pump-1": 3_600_000, "pump-2": 90 * 60_000}
+    mixed = replace(loaded, manifest=msgspec.structs.replace(loaded.manifest, longest_windows=lasts,
+                                                             longest_window=90 * 60_000))  # fmt: skip
+    for sensor, gap in (*lasts.items(), ("never seen", 90 * 60_000)):
+        for more, scored in ((0, True), (1, False)):
+            detector = Detector(mixed)
+            for minute in range(W - 1):
+                assert detector.update(sensor, minute * 60_000, VALUES) == []
+            assert len(detector.update(sensor, (W - 2) * 60_000 + gap + more, VALUES)) == scored
 
 
 def test_settings_of_the_environment_that_are_wrong_are_told_as_ever(

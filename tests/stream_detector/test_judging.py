@@ -129,10 +129,11 @@ def two(**sections: object) -> Grouped[Judge]:
     pumps = msgspec.structs.replace(
         manifest(1, 3), means=(5.0,), sensors=("pump-1", "fan-1"), still=(1,), name="pumps",
         expected_alerts_per_day=1.5, longest_window=200, intervals={"": 60_000.0, "fan-1": 1.0, "pump-1": 120_000.0},
+        longest_windows={"pump-1": 150, "fan-1": 10},
     )  # fmt: skip
     fans = msgspec.structs.replace(
         manifest(1, 3), means=(9.0,), sensors=("fan-1", "fan-2", "pump-2"), still=(0,), name="fans", longest_window=90,
-        intervals={"": 10_000.0, "fan-2": 20_000.0, "pump-1": 1.0},
+        intervals={"": 10_000.0, "fan-2": 20_000.0, "pump-1": 1.0}, longest_windows={"fan-2": 30, "pump-1": 20},
     )  # fmt: skip
     made = []
     for one in (pumps, fans):
@@ -146,10 +147,12 @@ def test_a_sensor_is_known_if_its_own_bundle_knows_it() -> None:
     assert rules_for(two(events={"unknown_sensors": "reject"})).known == frozenset({"pump-1", "fan-1", "fan-2"})
 
 
-def test_a_window_goes_on_over_a_silence_that_any_bundle_knows() -> None:
-    assert rules_for(two()).max_gap == 200
-    assert rules_for(two(window={"max_gap": "1m"})).max_gap == 60_000
-    assert rules_for(two(window={"max_gap": "off"})).max_gap is None
+def test_a_window_goes_on_over_a_silence_that_its_own_bundle_knows_of_the_sensor_or_any_of_others() -> None:
+    learned = rules_for(two())
+    assert (learned.max_gap, learned.own_gaps) == (200, {"pump-1": 150, "fan-2": 30})
+    for asked, gap in (("1m", 60_000), ("off", None)):
+        rules = rules_for(two(window={"max_gap": asked}))
+        assert (rules.max_gap, rules.own_gaps) == (gap, {})
     judges = two()
     fans = judges.things[1]
     unknown = judges.replaced(fans, replace(fans, rules=replace(fans.rules, max_gap=None)))

@@ -73,6 +73,7 @@ rule_sets = st.builds(
     grace=st.sampled_from([0, 3, 20]),
     duplicates=st.sampled_from(["drop", "keep"]),
     max_gap=st.sampled_from([None, 1, 8]),
+    own_gaps=st.sampled_from([{}, {"a": 2, "c": 30}]),
     clock_reset=st.sampled_from([None, 6, 12]),
     ttl=st.sampled_from([10, 40, 10_000]),
     max_sensors=st.sampled_from([1, 3, 100]),

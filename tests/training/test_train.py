@@ -69,6 +69,7 @@ def test_the_bundle_says_what_it_is(trained: tuple[Bundle, Summary, str]) -> Non
     assert made.units == {"wave": "bar"}
     assert made.means[2] == 7.0
     assert made.longest_window == 7 * made.intervals[""]
+    assert made.longest_windows == dict.fromkeys(made.sensors, made.longest_window)
     assert made.version == summary.version
     assert made.seed == 5
     assert made.libraries.keys() >= {"keras", "numpy"}
@@ -196,6 +197,19 @@ def test_partitions_are_logs_of_their_own(tmp_path: Path) -> None:
     assert summary.windows["fit"] == 70
     assert summary.windows["validation"] == 10
     assert any("fitted on 70 of" in note and "--max-windows" in note for note in summary.notes)
+
+
+def test_how_long_a_sensor_may_be_silent_is_told_by_its_own_windows_if_it_has_enough(tmp_path: Path) -> None:
+    """Of two rates, and one that was hardly seen."""
+    parts = []
+    for sensor, count, interval in (("fast", 600, 1_000), ("slow", 600, 60_000), ("brief", 20, 1_000)):
+        values = np.random.default_rng(count).normal(0, 1, (count, 2)).astype(np.float32)
+        times, none = interval * np.arange(count, dtype=np.int64), np.full(count, -1)
+        parts.append(Events([sensor] * count, times, values, np.arange(count), none))
+    options = TrainOptions("dense", length=4, stride=1, units=(2,), epochs=1)
+    train(parts, ("p", "q"), options, tmp_path / "bundle", session=Session(pictures=False))
+    made = load_bundle(tmp_path / "bundle").manifest
+    assert (made.longest_window, made.longest_windows) == (180_000, {"fast": 3_000, "slow": 180_000})
 
 
 def test_events_of_many_short_sensors(tmp_path: Path) -> None:
