@@ -7,7 +7,8 @@ density- and distance-based anomaly detection in time-series data*; Lu et al. 20
 threshold is the highest distance of the windows before it. If those that come are like those that were, one of ``n``
 is the highest with probability ``1 / n``, whatever they are like: this is how many windows make the budget.
 
-The other parts' thresholds rise likewise to the highest of their scores among those windows: what was told is known.
+The model has a say until enough windows are known, and no longer (docs/quality.md has the evidence). Its threshold
+rises likewise to the highest of its scores among those windows: what was told is known.
 
 All of it is a function of the sensor's last events, in whatever batches they came; it is stored beside the states of
 alerts and moves with them. What was in the store and is lost comes back with the events that are read again.
@@ -115,7 +116,7 @@ class Learner:
         if near is not None:
             distance, expected = near
             threshold = max(FLOOR, AGAIN * _highest(distances, head.windows - count))
-            if compared >= READY * count and distance / threshold > told.score[at]:
+            if compared >= READY * count:
                 told.score[at], told.error[at], told.threshold[at] = distance / threshold, distance, threshold
                 told.worst_step[at] = np.abs(window - expected).argmax()
                 highest = expected

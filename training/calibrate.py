@@ -34,7 +34,6 @@ from training.split import Part, overlap
 BUDGET = 0.5  # alerts per sensor and day that are accepted where nobody said how many
 # Of the budget. Most goes to what finds most for it: docs/quality.md has the evidence.
 SHARES = {"model": 0.1, "change": 0.77, "level": 0.1, "bias": 0.02, "spread": 0.01}
-ALONE = {"model": 0.1, "novelty": 0.9}  # of single metrics
 LEAST = 0.1  # threshold of a partner, in deviations: a plant without any noise has no alert for rounding
 BATCH = 1_024  # windows judged at a time
 
@@ -87,7 +86,7 @@ def calibrate(
     where, partners, beside = _partners(data, scaler, options, bare)
     parts = {"model": series} | {name: series_of(one, data) for name, one in beside.items()}
     learns_on, asked = _learns_on(data, options, output), asked_of(data, options)
-    shares = ALONE if learns_on else {name: SHARES[name] for name in parts}
+    shares = {name: SHARES[name] for name in parts}
     whole, days = sum(shares.values()), days_of(data)
     found = {
         name: fit_thresholds(one, options.threshold, parameter, grouping, block_of(options), least)
@@ -106,10 +105,9 @@ def calibrate(
     progress("calibrate", 2, 2, {"threshold": thresholds.entries[0].threshold})
     judge = CompiledModel(*size, statistics, thresholds, **batches)
     if learns_on:
-        budget = shares["novelty"] * (BUDGET if asked is None else asked)
-        made = novelty(data, scaler, judge, budget, asked=asked is not None, grouping=grouping)
+        made = novelty(data, scaler, judge, asked or BUDGET, asked=asked is not None, grouping=grouping)
         statistics = msgspec.structs.replace(statistics, novelty=made)
-        expected += alerts_per_day(made, data)
+        expected = alerts_per_day(made, data)  # of what speaks once it knows enough
     return Calibration(judge, statistics, errors, scores, series, thresholds, expected, asked)
 
 

@@ -111,10 +111,22 @@ def test_thresholds_of_other_parts_rise_to_what_they_told() -> None:
     windows = windows_of(np.zeros(400, np.float32))
     scores = np.full(len(windows), 0.1, np.float32)
     scores[[50, 90, 130, 190]] = 3.0, 2.0, 4.0, 3.0
-    found, _ = learner(windows=100).judge(Memories(), windows, errors_of(windows, scores))
-    told_by_model = {at: float(found.score[at]) for at in (50, 90, 130, 190) if found.names[at] == "model"}
+    found, _ = learner(windows=2_000).judge(Memories(), windows, errors_of(windows, scores))
+    assert set(found.names) == {"model"}, "until enough is known"
+    told_by_model = {at: float(found.score[at]) for at in (50, 90, 130, 190)}
     assert told_by_model == pytest.approx({50: 3.0, 90: 2 / 3, 130: 4 / 3, 190: 3 / 4}, rel=1e-5)
     assert found.threshold[90] == pytest.approx(6.0, rel=1e-5)
+
+
+def test_once_enough_is_known_the_model_has_no_say() -> None:
+    windows = windows_of(wave(400))
+    found, _ = learner(windows=200).judge(Memories(), windows, errors_of(windows, 50.0))
+    names = np.array(found.names)
+    ready = int(np.flatnonzero(names == "novelty")[0])
+    assert 50 <= ready < 100
+    assert set(names[ready:]) == {"novelty"}
+    assert found.score[0] == 50
+    assert found.score[ready:].max() < 3
 
 
 def test_just_the_same_again_is_known() -> None:
@@ -126,7 +138,7 @@ def test_just_the_same_again_is_known() -> None:
     assert found.score[301:].max() < 1
     scores = np.full(len(windows_of(values)), 0.1, np.float32)
     scores[[300, 600]] = 1.5
-    again, _ = learner(windows=500).judge(Memories(), windows_of(0 * values), errors_of(windows_of(values), scores))
+    again, _ = learner(windows=5_000).judge(Memories(), windows_of(0 * values), errors_of(windows_of(values), scores))
     assert again.score[300] == 1.5
     assert again.score[600] < 1
 
