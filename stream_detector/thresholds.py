@@ -284,7 +284,7 @@ def _solve(tail: Tail, budget: float, series: Sequence[Series]) -> float:
     Counted, it is the highest threshold with so many, or, where none has, the one with most.
     """
     if not tail.peaks:  # as much as errors that are alike are taken to scatter, at least: there is nothing to count
-        return tail.level + tail.scale * max(1.0, math.log(tail.rate / budget))
+        return tail.level + tail.scale * max(1.0, math.log(max(tail.rate / budget, 1.0)))
     if budget < tail.rate:
         fitted = tail.level + float(genpareto.isf(budget / tail.rate, tail.shape, scale=tail.scale))
         return max(fitted, ABOVE * tail.level)

@@ -136,6 +136,15 @@ def test_constant_errors_are_below_their_threshold() -> None:
     assert fit_thresholds({"a": series(np.zeros(1000))}).values[0] >= FLOOR
 
 
+@pytest.mark.parametrize("method", ["evt", "conformal"])
+@pytest.mark.parametrize("budget", [1e-3, 1.0, 1e6])
+def test_errors_that_differ_by_rounding_are_below_their_threshold(method: Method, budget: float) -> None:
+    """However large the budget: what is alike has no share that stands out."""
+    errors = 0.5 + np.random.default_rng(0).uniform(0, 1e-6, 1_000)
+    found = fit_thresholds({"a": series(errors)}, method, budget, block=4)
+    assert errors.max() < found.values[0] < 2
+
+
 @pytest.mark.parametrize(("method", "parameter"), [("evt", 10.0), ("evt", 1e4), ("conformal", 10.0), ("quantile", 0.9)])
 def test_errors_that_are_often_the_same_are_not_all_told(method: Method, parameter: float) -> None:
     """The service tells what reaches a threshold: one that was counted as crossed lies above what did not cross it."""
