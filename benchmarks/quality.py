@@ -109,10 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for name in given.sets.split(","):
             streams = read_set(name, given.data)
-            about[name], days[name] = (
-                configured(name, streams),
-                sum(normal_days(one) for one in streams if len(one.test)),
-            )
+            about[name] = configured(name, streams)
+            days[name] = sum(normal_days(one) for one in streams if len(one.test))
             console.print(about[name])
             found[name] = measure(name, streams, given, pictures)
             show(name, found[name])

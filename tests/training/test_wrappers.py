@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from training.autoencoders import FAMILY, WRAPPERS, dense, hybrid, lstm
+from training.autoencoders import FAMILY, architecture, dense, hybrid, lstm
 from training.autoencoders.codes import code_of
 from training.autoencoders.wrappers import Wrapping, contraction, corrupt, divergence, squashing, wrap
 from training.fit import fit
@@ -142,7 +142,8 @@ def test_sparse_moves_mean_activations_to_rho(build: Any, activation: str, rho: 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sparse_as_it_is_named_moves_them_too(seed: int) -> None:
     """`--model sparse+dense`, whose numbers nobody gives."""
-    shipped = Wrapping(**WRAPPERS["sparse"])  # type: ignore[arg-type]
+    shipped = architecture("sparse+dense").wrapping
+    assert shipped is not None
     plain, sparse = (
         np.asarray(squashing("leaky_relu")(codes(learnt(how, seed), TEST))).mean(axis=0) for how in (None, shipped)
     )
