@@ -33,7 +33,7 @@ from stream_detector.app import replay
 from stream_detector.bundle import load_bundle
 from stream_detector.errors import StreamDetectorError
 from stream_detector.events import Bool, Events
-from stream_detector.policy import APART, DAY
+from stream_detector.policy import DAY, Alerts, closest
 from stream_detector.settings import Settings
 from stream_detector.timestamps import parse, rfc3339
 from training.baselines import History, Judged, available, judge
@@ -286,8 +286,8 @@ def normal_days(stream: Stream) -> float:
 
 
 def spendable(budget: float, streams: Sequence[Stream], plan: Plan) -> float:
-    """How much of a budget the streams can have, by their normal days: see `stream_detector.policy.APART`."""
-    apart = [APART * (plan.window - 1) * float(np.median(np.diff(one.test_times))) / DAY for one in streams]
+    """How much of a budget the streams can have, by their normal days: see `stream_detector.policy.closest`."""
+    apart = [closest(Alerts(), plan.stride * float(np.median(np.diff(one.test_times)))) / DAY for one in streams]
     return float(np.average([min(budget, 1 / one) for one in apart], weights=[normal_days(one) for one in streams]))
 
 

@@ -9,6 +9,10 @@ for Time Series Prediction*), of one side only: what reaches the thresholds of t
 too much of it is what the limit is for (`policy.Alerts.limit`). Where the step leads above those, scores below them
 are by the higher ones: so much calmer.
 
+Who asks for more alerts than one in two windows' lengths gets them too, though some will be of events that were told
+before: then thresholds rise sooner, while what was told is still in view, and further, so that it is calm for long
+enough to be over.
+
 A function of the sensor's windows alone, in whatever batches they come; stored beside the states of its alerts.
 """
 
@@ -17,16 +21,35 @@ from __future__ import annotations
 import math
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from stream_detector.events import Errors, Windows
 from stream_detector.groups import Grouped
-from stream_detector.policy import APART, DAY, Alerts
+from stream_detector.policy import APART, DAY, HELD, QUIET, Alerts
 
-STEP = 0.5  # of a threshold's logarithm: what was just told is calm again, being below 0.7 of it (`resolve_below`)
+CALM = -math.log(Alerts().resolve_below)  # of a threshold's logarithm: so far above a score it is calm
+STEP = 0.5  # likewise: what was just told is calm again
+STEEP = CALM / (1 - QUIET)  # … and stays so for `QUIET` of the time until the threshold is back
 LOWEST = 0.1  # of the threshold from training: below, nothing is worth telling, however long it has been quiet
+
+
+class Pace(NamedTuple):
+    """How thresholds move."""
+
+    hold: float  # ms that they stay while something is told
+    fall: float  # ms from then until they are back where they told it
+    step: float  # how far they rise above it
+
+
+def pace(view: int, budget: float) -> Pace:
+    """That of windows of ``view`` ms, for so many alerts a day."""
+    due = DAY / budget
+    if due >= APART * view:
+        return Pace(view, due - view, STEP)  # what was told is in view for as long, and that is part of an alert's time
+    return Pace(HELD * due, (1 - HELD) * due, STEEP)
 
 
 class Level(msgspec.Struct, array_like=True, frozen=True):
@@ -37,18 +60,16 @@ class Level(msgspec.Struct, array_like=True, frozen=True):
     top: float | None = None  # highest score of windows in a row that reach the threshold, the first of them `at`
     step: float = STEP  # by how much it falls until the next alert is due
 
-    def fallen(self, began: int, ended: int, budget: float) -> float:
-        """The logarithm for a window from ``began`` to ``ended`` (epoch ms); ``budget`` is alerts a day."""
+    def fallen(self, ended: int, fall: float) -> float:
+        """The logarithm for a window until ``ended`` (epoch ms), if in ``fall`` ms it falls by its step."""
         if self.top is not None:
             return self.log
-        view = max(1, ended - began)  # what was told is in view for as long, and that is part of an alert's time
-        due = max(DAY / budget, APART * view) - view
-        return max(math.log(LOWEST), self.log - self.step * (ended - self.at) / due)
+        return max(math.log(LOWEST), self.log - self.step * (ended - self.at) / fall)
 
-    def risen(self, ended: int) -> Level:
+    def risen(self, ended: int, step: float) -> Level:
         """Above what was told; if training's thresholds told it, there."""
-        log = 0.0 if self.top is None or self.top >= 1 else math.log(self.top) + STEP
-        return Level(ended, log, step=max(STEP, log - self.log))
+        log = 0.0 if self.top is None or self.top >= 1 else math.log(self.top) + step
+        return Level(ended, log, step=max(step, log - self.log))
 
 
 def after(level: Level | None, score: float, began: int, ended: int, budget: float) -> tuple[Level, float]:
@@ -58,16 +79,17 @@ def after(level: Level | None, score: float, began: int, ended: int, budget: flo
     """
     if level is None or ended < level.at:
         level = Level(ended) if level is None else msgspec.structs.replace(level, at=ended)
-    if level.top is not None and level.at < began:  # nothing of what it began with is in view
-        level = level.risen(ended)
-    log = level.fallen(began, ended, budget)
+    hold, fall, step = pace(max(1, ended - began), budget)
+    if level.top is not None and level.at < ended - hold:
+        level = level.risen(ended, step)
+    log = level.fallen(ended, fall)
     share = _share(log)
     if score >= min(1.0, share):
         if level.top is None or score > level.top:
             level = Level(ended if level.top is None else level.at, log, score)
         return level, min(1.0, share)
     if level.top is not None:
-        level = level.risen(ended)
+        level = level.risen(ended, step)
         share = _share(level.log)
     return level, share
 

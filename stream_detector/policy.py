@@ -16,7 +16,9 @@ LIMIT = 2  # alerts of a sensor that may be recent however few are expected
 HOUR, DAY = 3_600_000, 86_400_000  # ms
 LASTS = 1_000  # events of a sensor after which a shift is normal, unless somebody says how long; an hour at least, …
 LENGTHS = 8  # … and so many windows' lengths
-APART = 2  # windows' lengths in which a sensor can hardly have more than one alert: an event is in view for one
+APART = 2  # windows' lengths from one alert to the next of which each is of something else: an event is in view for one
+HELD = 1 / 8  # of the time to the next alert, if they are to be closer: how long what is told holds the thresholds
+QUIET = 3 / 4  # of the time that they fall for then: how long what was told is calm
 
 Learned: TypeAlias = Literal["learned"]
 
@@ -130,13 +132,24 @@ def paced(alerts: Alerts, step: float, expected: float, asked: float = 0.0, pati
     """
     budget = (asked or "off") if alerts.budget == "learned" else alerts.budget
     if isinstance(budget, float) and step:
-        budget = min(budget, DAY / (APART * step))  # of windows of one event, which have no length to tell it by
+        budget = min(budget, DAY / closest(alerts, step))
     expected = max(expected, budget) if isinstance(budget, float) else expected
     within = round(RECENT * step) if alerts.limit_within == "learned" else alerts.limit_within
     limit = max(LIMIT, math.ceil(expected * within / DAY)) if alerts.limit == "learned" else alerts.limit
     accepted = (patience or "off") if alerts.accept_after == "learned" else alerts.accept_after
     learned = {"limit": limit, "limit_within": within, "budget": budget, "accept_after": accepted}
     return alerts.model_copy(update=learned)
+
+
+def closest(alerts: Alerts, step: float) -> float:
+    """The least time in ms from one alert to the next for which thresholds are made to fall.
+
+    ``step`` is the usual time in ms from one window of a sensor to the next. An alert takes as long as it has to last
+    to fire, and is over only after as many calm windows as the settings say.
+    """
+    lasting = max((alerts.min_windows - 1) * step, alerts.min_duration)
+    calm = max(alerts.resolve_windows * step, alerts.keep_firing_for) + step
+    return max(lasting / HELD, calm / QUIET / (1 - HELD))
 
 
 def patience_of(length: int, interval: float) -> int:

@@ -7,8 +7,8 @@ import numpy as np
 from stream_detector.adapters.keras.scorer import CompiledModel
 from stream_detector.contents import ErrorKind, ErrorStatistics
 from stream_detector.events import Float32, Float64
-from stream_detector.policy import APART
-from stream_detector.thresholds import Series
+from stream_detector.policy import APART, closest
+from stream_detector.thresholds import ALERTS, Series
 from training.data import Data
 from training.split import Part
 
@@ -78,8 +78,17 @@ def series_of(errors: Float64, data: Data) -> dict[str, Series]:
 
 
 def most_alerts(data: Data) -> float:
-    """Alerts a day that the median sensor can have at most: see `stream_detector.policy.APART`."""
-    return DAY / (APART * data.rules.length * float(np.median(list(data.periods.values()))))
+    """Alerts a day that the median sensor can have at most: see `stream_detector.policy.closest`."""
+    return DAY / closest(ALERTS, data.rules.stride * _usual_period(data))
+
+
+def apart_a_day(data: Data) -> float:
+    """Alerts a day that the median sensor can have of other events each: see `stream_detector.policy.APART`."""
+    return DAY / (APART * data.rules.length * _usual_period(data))
+
+
+def _usual_period(data: Data) -> float:
+    return float(np.median(list(data.periods.values())))  # ms
 
 
 def days_of(data: Data) -> float:

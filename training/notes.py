@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from stream_detector.events import Float32
-from stream_detector.thresholds import FEW_PEAKS
+from stream_detector.thresholds import ALERTS, FEW_PEAKS
 from training.calibrate import BUDGET, Calibration, block_of
 from training.data import Data
+from training.normal import apart_a_day
 from training.options import TrainOptions
 from training.split import Part
 
@@ -47,8 +48,13 @@ def notes_of(
     days = sum(one.days for one in found.series.values())
     if found.asked is not None and options.budget is not None and found.asked < options.budget:
         notes.append(
-            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have (one in two "
-            f"windows' lengths): trained for {found.asked:.3g}"
+            f"{options.budget:g} false alarms a sensor and day are more than these sensors can have, whose alerts are "
+            f"over after {ALERTS.resolve_windows} calm windows: trained for {found.asked:.3g}"
+        )
+    if found.asked is not None and found.asked > (apart := apart_a_day(data)):
+        notes.append(
+            f"{found.asked:.3g} a sensor and day are more than one in two windows' lengths ({apart:.3g}): some alerts "
+            "will be of the same events"
         )
     if options.threshold == "evt" and found.asked is not None and days * found.asked < 1:
         notes.append(

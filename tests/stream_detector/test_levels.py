@@ -15,7 +15,7 @@ from stream_detector.criteria import Criteria
 from stream_detector.events import Errors, Float32, Partition, Windows
 from stream_detector.groups import Grouped, Grouping, alike
 from stream_detector.levels import LOWEST, STEP, Level, fall
-from stream_detector.policy import APART, DAY, Alerts
+from stream_detector.policy import APART, DAY, HELD, Alerts, closest, paced
 from stream_detector.verdicts import judge
 
 W = 16
@@ -52,9 +52,13 @@ def fallen(scores: Float32, budget: float, period: int = MINUTE) -> Errors:
 
 def alerts_of(scores: Float32, budget: float, period: int = MINUTE) -> int:
     """How many are told of one sensor."""
+    return alerts_by(scores, asking(budget).common, period)
+
+
+def alerts_by(scores: Float32, policy: Alerts, period: int) -> int:
     windows, incidents = windows_of(len(scores), period=period), dict[str, Incident]()
-    errors = fallen(scores, budget, period)
-    criteria = Criteria(asking(budget))
+    errors, _ = fall({}, windows, errors_of(scores), alike(policy))
+    criteria = Criteria(alike(policy))
     judged = judge(Partition("t", 0), windows, errors, incidents, criteria, lambda windows, errors: windows.values)
     return sum(told.change == "fired" for _, told, _ in judged.changes)
 
@@ -166,10 +170,47 @@ def test_what_is_worse_is_told_whatever_the_limit() -> None:
     assert fired == pytest.approx(worse)
 
 
-def test_no_more_is_spent_than_one_alert_in_two_windows() -> None:
-    scores = np.full(4_000, 0.01, np.float32)
-    hourly, asked = fallen(scores, 24.0, 60 * MINUTE), DAY / (APART * (W - 1) * 60 * MINUTE)
-    np.testing.assert_array_equal(hourly.threshold, fallen(scores, asked, 60 * MINUTE).threshold)
+def in_view(days: float, period: int = MINUTE) -> Float32:
+    """Scores that an event keeps up for as long as it is in view, and no calmer otherwise than in training."""
+    single = calm(days, seed=1, period=period)
+    return np.array([single[max(0, at - W + 1) : at + 1].max() for at in range(len(single))], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("of", "asked", "period", "policy"),
+    [
+        (calm, 1.0, 60 * MINUTE, Alerts(limit="off")),
+        (calm, 10.0, 60 * MINUTE, Alerts(limit="off")),
+        (calm, 10.0, 10 * MINUTE, Alerts(limit="off", keep_firing_for=3 * 3_600)),
+        (in_view, 1.0, 60 * MINUTE, Alerts(limit="off")),
+        (in_view, 10.0, 10 * MINUTE, Alerts(limit="off")),
+        (in_view, 10.0, 60 * MINUTE, Alerts(limit="off")),
+        (in_view, 10.0, 10 * MINUTE, Alerts(limit="off", min_windows=4)),
+        (in_view, 10.0, 10 * MINUTE, Alerts(limit="off", keep_firing_for=3 * 3_600)),
+    ],
+)
+def test_a_budget_is_spent_too_where_one_alert_in_two_windows_is_less(
+    of: Callable[..., Float32], asked: float, period: int, policy: Alerts
+) -> None:
+    """As far as an alert can be over before the next is due."""
+    days = 4_000 * period / DAY
+    known = paced(policy, period, 0.0, asked)
+    assert isinstance(known.budget, float)
+    assert DAY / (APART * (W - 1) * period) < known.budget <= asked
+    scores = of(days, period=period)
+    told = alerts_by(scores, known, period)
+    assert known.budget / 2 <= told / days <= known.budget * 1.2
+
+
+def test_no_more_is_tried_for_than_alerts_can_end() -> None:
+    hour = 60 * MINUTE
+    assert paced(Alerts(), hour, 0.0, 24.0).budget == pytest.approx(DAY / closest(Alerts(), hour))
+    assert closest(Alerts(), hour) >= (Alerts().resolve_windows + 1) * hour
+    assert closest(Alerts(resolve_windows=20), hour) >= 21 * hour
+    assert closest(Alerts(keep_firing_for=24 * 3_600), hour) >= 25 * hour
+    assert closest(Alerts(min_windows=9), hour) * HELD >= 8 * hour
+    assert closest(Alerts(min_duration=8 * 3_600), hour) * HELD >= 8 * hour
+    assert paced(Alerts(), hour, 0.0, 1.0).budget == 1
 
 
 def test_without_a_budget_nothing_changes_and_what_was_known_goes() -> None:

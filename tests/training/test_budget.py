@@ -13,6 +13,7 @@ import pytest
 from stream_detector import Detector, load_bundle
 from stream_detector.bundle import Bundle
 from stream_detector.events import Events, Float32
+from stream_detector.policy import closest
 from stream_detector.settings import Alerts, Settings
 from tests.commandline import invoke
 from training.normal import DAY
@@ -135,9 +136,26 @@ def test_an_alert_by_another_threshold_than_that_of_training_is_explained(
 
 def test_more_than_sensors_can_have_is_said_and_not_tried(tmp_path: Path) -> None:
     bundle = trained(tmp_path / "hourly", 100.0, minutes=60)
-    assert bundle.manifest.budget == 24 / (2 * LENGTH)
-    summary = (bundle.path / "report" / "summary.txt").read_text()
-    assert "100 false alarms a sensor and day are more than these sensors can have" in summary.replace("\n", " ")
+    assert bundle.manifest.budget == pytest.approx(DAY / closest(Alerts(), 60 * MINUTE))
+    summary = (bundle.path / "report" / "summary.txt").read_text().replace("\n", " ")
+    assert "100 false alarms a sensor and day are more than these sensors can have" in summary
+    assert "some alerts will be of the same events" in summary
+
+
+def test_more_than_one_alert_in_two_windows_comes_if_it_is_asked_for_and_is_told_of(tmp_path: Path) -> None:
+    bundle, asked = trained(tmp_path / "hourly", 2.4, minutes=60), 2.4
+    assert bundle.manifest.budget == asked > 24 / (2 * LENGTH)
+    summary = (bundle.path / "report" / "summary.txt").read_text().replace("\n", " ")
+    assert "more than these sensors can have" not in summary
+    assert "some alerts will be of the same events" in summary
+    days, values = 60, noise(60 * 24, 0.5, 1)
+    detector, told = Detector(bundle), 0
+    before = "normal"
+    for at, row in enumerate(values.tolist()):
+        for score in detector.update("a", START + DAY + at * 60 * MINUTE, dict(zip(FEATURES, row, strict=True))):
+            told += score.state == "firing" != before
+            before = score.state
+    assert asked / 2 <= told / days <= asked * 1.2
 
 
 def test_where_nobody_asked_thresholds_stay(tmp_path: Path) -> None:
