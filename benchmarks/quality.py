@@ -139,9 +139,9 @@ def promised(found: Mapping[str, Mapping[str, Sequence[Figures]]], days: Mapping
     """How many false alarms a sensor and day came of each budget, over the normal days of all sets, in a line."""
     told = []
     for budget in BUDGETS:
-        rows = [next(each[0] for who, each in of.items() if who.startswith(_asked(budget))) for of in found.values()]
-        came = np.average([row.false_per_day for row in rows], weights=[days[name] for name in found])
-        told.append(f"{came:.2g} for {budget:g}")
+        seeds = [next(each for who, each in of.items() if who.startswith(_asked(budget))) for of in found.values()]
+        came = [np.median([one.false_per_day for one in each]) for each in seeds]
+        told.append(f"{np.average(came, weights=[days[name] for name in found]):.2g} for {budget:g}")
     return f"all sets by sensor days: false alarms a sensor and day {', '.join(told)}"
 
 
@@ -152,7 +152,7 @@ def _asked(budget: float) -> str:
 def measure(
     name: str, streams: Sequence[Stream], given: argparse.Namespace, pictures: list[Picture]
 ) -> dict[str, list[Figures]]:
-    """What each detector reached on a set, and what else is asked of it: figures of each seed, of budgets one."""
+    """What each detector reached on a set, and what else is asked of it: figures of each seed."""
     plan = PLANS[name]
     scored = [stream for stream in streams if len(stream.test)]
     found: dict[str, list[Figures]] = {"stream-detector": []}
@@ -183,12 +183,12 @@ def measure(
             cut.append(cut_out(name, scored, plan, work, seed))
             if name == "skab":
                 found.setdefault("… clean run, the last 30 %", []).append(clean(streams, options, plan, work))
-            for budget in BUDGETS if not seed else ():  # a training each, of which one seed tells enough
+            for budget in BUDGETS:
                 learn(streams, replace(options, budget=budget), work / "asked", learned)
                 said = stream_through(work / "asked", scored, plan, work)
                 most = spendable(budget, scored, plan)
                 less = "" if math.isclose(most, budget) else f", {most:.2g} can be had"
-                found[f"{_asked(budget)}{less}"] = [figures(name, scored, said)]
+                found.setdefault(f"{_asked(budget)}{less}", []).append(figures(name, scored, said))
     if not given.quick:
         found |= baselines(name, streams, scored, plan, given.seeds)
     return found
