@@ -28,6 +28,7 @@ from benchmarks.quality import (
 )
 from benchmarks.sets import Cause, Stream
 from stream_detector.events import Bool
+from stream_detector.policy import DAY, Alerts, closest
 from training.baselines import Judged
 from training.options import Session, TrainOptions
 
@@ -63,11 +64,13 @@ def test_false_alarms_are_counted_where_they_begin_by_sensor_and_day() -> None:
 
 
 def test_a_budget_is_what_windows_of_the_streams_can_have() -> None:
-    hourly, plan = stream("." * 36 + "#" * 12), Plan(window=5)
+    hourly, plan = stream("." * 36 + "#" * 12), Plan(window=5, stride=2)
     daily = replace(hourly, test_times=hourly.test_times * 24)
+    most = DAY / closest(Alerts(), 2 * HOUR)
+    assert 1 < most < 24 / 2 / (Alerts().resolve_windows + 1)
     assert quality.spendable(1, [hourly], plan) == 1
-    assert quality.spendable(10, [hourly], plan) == 24 / (2 * 4)
-    assert quality.spendable(1, [hourly, daily], plan) == pytest.approx((1 + 24 * 1 / 8) / 25)
+    assert quality.spendable(10, [hourly], plan) == pytest.approx(most)
+    assert quality.spendable(1, [hourly, daily], plan) == pytest.approx((1 + 24 * most / 24) / 25)
 
 
 def test_an_alert_is_held_against_the_columns_that_are_to_blame() -> None:
