@@ -14,7 +14,8 @@ WORKERS ?= 2
 # Arguments of `make quality`, `make throughput`, `make fuzz`, `make soak` and `make chaos`.
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)
-INSTALL = $(BIN)/uv pip install -q --python $(VENV)
+# Compiled here once: where Python is told to write no bytecode, each process would compile TensorFlow anew for ten seconds.
+INSTALL = $(BIN)/uv pip install -q --compile-bytecode --python $(VENV)
 
 # uv looks at the system's certificates, like pip does where its configuration says so: some networks need that.
 export UV_SYSTEM_CERTS ?= true
