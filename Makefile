@@ -80,7 +80,7 @@ choices: setup-dev  ## what each choice of the default is worth on those streams
 	@test -n "$(DATA)" || { echo 'say where the data sets are: make choices DATA=folder' >&2; exit 2; }
 	$(BIN)/python -m benchmarks.choices --data "$(DATA)" $(ARGS)
 
-training: setup-dev  ## windows learnt from per second, next to named peers (PyTorch too where it is installed)
+training: $(VENV)/.peers  ## windows learnt from per second, next to named peers (downloads PyTorch, some gigabytes)
 	$(BIN)/python -m benchmarks.training $(ARGS)
 
 real: setup-dev servers  ## one of those sets through a real broker and Redis: make real DATA=folder
@@ -100,13 +100,14 @@ format: setup-dev  ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# runtime.txt and gpu.txt are constrained by dev.txt, so that all name the same versions.
+# The others are constrained by dev.txt, so that all name the same versions.
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: $(BIN)/uv  ## bring requirements/ in line with pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
 	$(COMPILE) --group bootstrap -o requirements/bootstrap.txt
 	$(COMPILE) pyproject.toml --extra jax --group build --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --group build -c requirements/dev.txt -o requirements/runtime.txt
 	$(COMPILE) pyproject.toml --extra gpu --group build -c requirements/dev.txt -o requirements/gpu.txt
+	$(COMPILE) --group peers -c requirements/dev.txt -o requirements/peers.txt
 
 clean:  ## remove everything that make made
 	rm -rf $(VENV) .servers demo-out dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -125,6 +126,10 @@ $(VENV)/.runtime: $(BIN)/uv requirements/runtime.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.dev requirements/peers.txt
+	$(INSTALL) --require-hashes -r requirements/peers.txt
 	@touch $@
 
 $(MONITORING)/.stamp: tests/servers/monitoring.sh

@@ -7,12 +7,13 @@ Windows a second that the LSTM autoencoder learns from, on one machine that ever
 - torch: PyTorch's ``nn.LSTM`` as an autoencoder of the same shape, a plain loop with Adam
 
 Each way runs in a process of its own, in turn, several rounds; the first epoch, which compiles, does not count.
-PyTorch is no dependency of this project, the lines about it are missing where it is not installed.
+PyTorch is needed for this alone; `make training` installs it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -29,7 +30,6 @@ from rich.table import Table
 from stream_detector.events import Float32
 
 LENGTH, FEATURES, UNITS, BATCH, EPOCHS = 64, 5, 100, 128, 4
-ADD_TORCH = "PyTorch is not installed: pip install torch adds it"
 
 
 def windows(count: int) -> tuple[Float32, Float32]:
@@ -120,13 +120,13 @@ def main() -> int:
         kind, way = given.one
         print(json.dumps(WAYS[way](kind, *windows(given.windows))))
         return 0
+    if importlib.util.find_spec("torch") is None:
+        parser.error("PyTorch is not installed: `make training` installs it")
     rates: dict[str, dict[str, list[float]]] = {kind: {way: [] for way in ways} for kind, ways in KINDS.items()}
-    absent = not _has_torch()
     for _ in range(given.rounds):
         for kind, ways in KINDS.items():
             for way in ways:
-                if way != "torch" or not absent:
-                    rates[kind][way].append(_rate(kind, way, given.windows * (1 if kind == "lstm" else 8)))
+                rates[kind][way].append(_rate(kind, way, given.windows * (1 if kind == "lstm" else 8)))
     table = Table(title=f"Windows of {LENGTH} × {FEATURES} learnt from per second (median of {given.rounds})")
     for name in ("model", "way", "windows/s", "lowest to highest", "ours is"):
         table.add_column(name, justify="left" if name in ("model", "way") else "right")
@@ -134,14 +134,10 @@ def main() -> int:
         found_by_way = rates[kind]
         first = statistics.median(found_by_way["ours"])
         for way, found in found_by_way.items():
-            if found:
-                rate = statistics.median(found)
-                ratio = "" if way == "ours" else f"{first / rate:.2f} × as fast"
-                table.add_row(kind, way, f"{rate:,.0f}", f"{min(found):,.0f} to {max(found):,.0f}", ratio)
-    console = Console()
-    console.print(table)
-    if absent:
-        console.print(ADD_TORCH)
+            rate = statistics.median(found)
+            ratio = "" if way == "ours" else f"{first / rate:.2f} × as fast"
+            table.add_row(kind, way, f"{rate:,.0f}", f"{min(found):,.0f} to {max(found):,.0f}", ratio)
+    Console().print(table)
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
             json.dump(rates, file)
@@ -155,10 +151,6 @@ def _rate(kind: str, way: str, count: int) -> float:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     seconds: list[float] = json.loads(done.stdout.splitlines()[-1])[1:]
     return count / statistics.median(seconds)
-
-
-def _has_torch() -> bool:
-    return subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False).returncode == 0
 
 
 if __name__ == "__main__":
