@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from stream_detector import Detector, load_bundle
+from stream_detector import Detector
 from stream_detector.bundle import Bundle
-from stream_detector.events import Events, Float32
-from stream_detector.policy import closest
+from stream_detector.policy import DAY, closest
 from stream_detector.settings import Alerts, Settings
-from tests.commandline import invoke
-from training.normal import DAY
-from training.options import Session, TrainOptions
-from training.train import train
+from tests.commandline import lines
+from tests.training.pair import LENGTH, MINUTE, check_explained, event, noise, replayed, trained, updated, write
 
-LENGTH, BUDGET, DAYS = 8, 10.0, 3
-MINUTE = 60_000
-START = 1_700_000_000_000
-FEATURES = ("load", "heat")
-OPTIONS = TrainOptions("dense", length=LENGTH, stride=1, units=(4,), epochs=1, seed=1)
-
-
-def noise(count: int, size: float, seed: int) -> Float32:
-    """Two features that share their half."""
-    rng = np.random.default_rng(seed)
-    common = rng.normal(0, 1, (count, 1))
-    return (20 + size * (common + rng.normal(0, 1, (count, 2)))).astype(np.float32)
-
-
-def trained(out: Path, budget: float | None, minutes: float = 1.0) -> Bundle:
-    count = 4_000
-    times = START + (np.arange(count) * minutes * MINUTE).astype(np.int64)
-    events = Events(["a"] * count, times, noise(count, 1.0, 0), np.arange(count), np.full(count, -1))
-    train([events], FEATURES, replace(OPTIONS, budget=budget), out, session=Session(pictures=False))
-    return load_bundle(out)
+BUDGET, DAYS = 10.0, 3
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plant that is far calmer than when it was learnt from."""
-    file = tmp_path_factory.mktemp("stream") / "plant.jsonl"
-    lines = [
-        {
-            "sensor_id": "a",
-            "timestamp": START + DAY + at * MINUTE,
-            "values": dict(zip(FEATURES, row, strict=True)),
-        }
-        for at, row in enumerate(noise(DAYS * DAY // MINUTE, 0.5, 1).tolist())
-    ]
-    file.write_text("\n".join(map(json.dumps, lines)))
-    return file
-
-
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def replayed(bundle: Bundle, stream: Path, out: Path, config: str = "") -> Path:
-    (out.parent / "detector.toml").write_text(config)
-    done = invoke("replay", stream, "--bundle", bundle.path, "--config", out.parent / "detector.toml", "--out", out)
-    assert done.code == 0, done.err
-    return out
+    return write(tmp_path_factory.mktemp("stream") / "plant.jsonl", noise(DAYS * DAY // MINUTE, 1, size=0.5))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +35,7 @@ def told(bundle: Bundle, stream: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def fired(out: Path) -> list[dict[str, Any]]:
-    return [alert for alert in lines_of(out / "alerts.jsonl") if alert["revision"] == 1]
+    return [alert for alert in lines(out / "alerts.jsonl") if alert["revision"] == 1]
 
 
 def test_what_was_asked_for_is_told_of_a_stream_that_is_calmer_than_training(
@@ -95,7 +50,7 @@ def test_what_was_asked_for_is_told_of_a_stream_that_is_calmer_than_training(
 
 
 def test_scores_are_by_the_thresholds_that_hold(told: Path) -> None:
-    scores = lines_of(told / "scores.jsonl")
+    scores = lines(told / "scores.jsonl")
     for one in scores:
         assert one["score"] == pytest.approx(one["error"] / one["threshold"], rel=1e-5)
     assert all(alert["score"] >= 1 for alert in fired(told))
@@ -104,11 +59,8 @@ def test_scores_are_by_the_thresholds_that_hold(told: Path) -> None:
 
 
 def test_the_detector_gives_the_scores_that_replay_gives(bundle: Bundle, told: Path, stream: Path) -> None:
-    detector, wanted = Detector(bundle), lines_of(told / "scores.jsonl")[:600]
-    events = (json.loads(line) for line in stream.read_text().splitlines()[: len(wanted) + LENGTH - 1])
-    found = [
-        score for event in events for score in detector.update(event["sensor_id"], event["timestamp"], event["values"])
-    ]
+    wanted = lines(told / "scores.jsonl")[:600]
+    found = updated(Detector(bundle), stream, len(wanted))
     np.testing.assert_allclose([one.score for one in found], [one["score"] for one in wanted], rtol=1e-4)
     assert [one.state for one in found] == [one["state"] for one in wanted]
     assert min(one.threshold for one in found) < 0.9 * max(one.threshold for one in found)
@@ -125,13 +77,9 @@ def test_an_alert_by_another_threshold_than_that_of_training_is_explained(
     bundle: Bundle, told: Path, stream: Path, side: int
 ) -> None:
     """That may have fallen where it fired, and lie above that of training where it resolved."""
-    moved = [alert for alert in lines_of(told / "alerts.jsonl") if side * (share_of(bundle, alert) - 1) > 0.01]
+    moved = [alert for alert in lines(told / "alerts.jsonl") if side * (share_of(bundle, alert) - 1) > 0.01]
     assert {alert["status"] for alert in moved} >= {"resolved" if side > 0 else "firing"}
-    alert = moved[-1]
-    given = ("--bundle", bundle.path, "--alerts", told / "alerts.jsonl", "--data", stream, "--out", told / "explained")
-    done = invoke("explain", alert["id"], *given)
-    assert done.code == 0, done.out + done.err
-    assert "the verdict holds" in done.out
+    check_explained(moved[-1], bundle, told, stream)
 
 
 def test_more_than_sensors_can_have_is_said_and_not_tried(tmp_path: Path) -> None:
@@ -148,12 +96,11 @@ def test_more_than_one_alert_in_two_windows_comes_if_it_is_asked_for_and_is_told
     summary = (bundle.path / "report" / "summary.txt").read_text().replace("\n", " ")
     assert "more than these sensors can have" not in summary
     assert "some alerts will be of the same events" in summary
-    days, values = 60, noise(60 * 24, 0.5, 1)
-    detector, told = Detector(bundle), 0
-    before = "normal"
-    for at, row in enumerate(values.tolist()):
-        for score in detector.update("a", START + DAY + at * 60 * MINUTE, dict(zip(FEATURES, row, strict=True))):
-            told += score.state == "firing" != before
+    detector, days, told, before = Detector(bundle), 60, 0, "normal"
+    for at, row in enumerate(noise(24 * days, 1, size=0.5).tolist()):
+        one = event(at, row, minutes=60)
+        for score in detector.update(one["sensor_id"], one["timestamp"], one["values"]):
+            told += score.state == "firing" and before != "firing"
             before = score.state
     assert asked / 2 <= told / days <= asked * 1.2
 
