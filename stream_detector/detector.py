@@ -74,7 +74,7 @@ class Detector:
         errors, _ = accept(self.shifts, windows, errors, self.criteria.alerts)
         if self.learner is not None:
             errors, _ = self.learner.judge(self.memories, windows, errors)
-        errors, _ = fall(self.levels, windows, errors, self.criteria.alerts)
+        errors, _ = fall(self.levels, windows, errors, self.criteria.alerts, self.bundle.manifest.stride)
         judged = judge(HERE, windows, errors, self.incidents, self.criteria, self._expect)
         features, models = self.bundle.manifest.features, alike(model_of(self.bundle.manifest))
         return score_records(HERE, windows, errors, judged.states, np.arange(len(windows)), features, models)

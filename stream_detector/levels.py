@@ -10,8 +10,8 @@ too much of it is what the limit is for (`policy.Alerts.limit`). Where the step 
 are by the higher ones: so much calmer.
 
 Who asks for more alerts than one in two windows' lengths gets them too, though some will be of events that were told
-before: then thresholds rise sooner, while what was told is still in view, and further, so that it is calm for long
-enough to be over.
+before. Then, and wherever what was told would not be calm for long enough to be over, thresholds rise sooner, while it
+is still in view, and further.
 
 A function of the sensor's windows alone, in whatever batches they come; stored beside the states of its alerts.
 """
@@ -28,7 +28,7 @@ import numpy as np
 
 from stream_detector.events import Errors, Windows
 from stream_detector.groups import Grouped
-from stream_detector.policy import APART, DAY, HELD, QUIET, Alerts
+from stream_detector.policy import APART, DAY, HELD, QUIET, Alerts, closest, ending
 
 CALM = -math.log(Alerts().resolve_below)  # of a threshold's logarithm: so far above a score it is calm
 STEP = 0.5  # likewise: what was just told is calm again
@@ -44,11 +44,12 @@ class Pace(NamedTuple):
     step: float  # how far they rise above it
 
 
-def pace(view: int, budget: float) -> Pace:
-    """That of windows of ``view`` ms, for so many alerts a day."""
-    due = DAY / budget
-    if due >= APART * view:
-        return Pace(view, due - view, STEP)  # what was told is in view for as long, and that is part of an alert's time
+def pace(alerts: Alerts, budget: float, view: int, step: float) -> Pace:
+    """That of windows of ``view`` ms, one in ``step`` ms, for so many alerts a day, or as many as there can be."""
+    due = max(DAY / budget, closest(alerts, step))
+    fall = due - view  # what was told is in view for as long, and that is part of an alert's time
+    if due >= APART * view and fall * (1 - CALM / STEP) >= ending(alerts, step):
+        return Pace(view, fall, STEP)
     return Pace(HELD * due, (1 - HELD) * due, STEEP)
 
 
@@ -72,24 +73,23 @@ class Level(msgspec.Struct, array_like=True, frozen=True):
         return Level(ended, log, step=max(step, log - self.log))
 
 
-def after(level: Level | None, score: float, began: int, ended: int, budget: float) -> tuple[Level, float]:
+def after(level: Level | None, score: float, ended: int, how: Pace) -> tuple[Level, float]:
     """The level after one more window, and the share of its threshold that holds for this one.
 
-    ``score`` is by the thresholds of training. A clock that was set back counts from there.
+    ``score`` is by the thresholds of training, ``ended`` epoch ms. A clock that was set back counts from there.
     """
     if level is None or ended < level.at:
         level = Level(ended) if level is None else msgspec.structs.replace(level, at=ended)
-    hold, fall, step = pace(max(1, ended - began), budget)
-    if level.top is not None and level.at < ended - hold:
-        level = level.risen(ended, step)
-    log = level.fallen(ended, fall)
+    if level.top is not None and level.at < ended - how.hold:
+        level = level.risen(ended, how.step)
+    log = level.fallen(ended, how.fall)
     share = _share(log)
     if score >= min(1.0, share):
         if level.top is None or score > level.top:
             level = Level(ended if level.top is None else level.at, log, score)
         return level, min(1.0, share)
     if level.top is not None:
-        level = level.risen(ended, step)
+        level = level.risen(ended, how.step)
         share = _share(level.log)
     return level, share
 
@@ -103,11 +103,13 @@ def fall(
     windows: Windows,
     errors: Errors,
     alerts: Grouped[Alerts],
+    stride: int,
     swept: Sequence[tuple[str, int]] = (),
 ) -> tuple[Errors, set[str]]:
     """The errors (n) by the thresholds that hold for each window, and sensors of which another level is known.
 
-    ``windows`` are in the order of their offsets. Sensors that were ``swept`` after an offset are forgotten there.
+    ``windows`` are in the order of their offsets, a sensor's one in ``stride`` events. Sensors that were ``swept``
+    after an offset are forgotten there.
     """
     if not levels and not any(isinstance(one.budget, float) for one in alerts.things):
         return errors, set()
@@ -117,14 +119,16 @@ def fall(
         if levels.pop(sensor, None) is not None:
             touched.add(sensor)
 
-    turns = windows.in_turn(swept, forget)
+    turns, apart = windows.in_turn(swept, forget), windows.values.shape[1] - 1  # of its first and last event
     each = zip(turns, windows.sensors, errors.score.tolist(), windows.timestamps.tolist(), strict=True)
     for at, sensor, score, (began, ended) in each:
-        budget, before = alerts.of(sensor).budget, levels.get(sensor)
-        if not isinstance(budget, float):
+        policy, before = alerts.of(sensor), levels.get(sensor)
+        if not isinstance(policy.budget, float):
             forget(sensor)
             continue
-        levels[sensor], shares[at] = after(before, score, began, ended, budget)
+        view = max(1, ended - began)
+        how = pace(policy, policy.budget, view, stride * view / apart if apart else 0)
+        levels[sensor], shares[at] = after(before, score, ended, how)
         if levels[sensor] is not before:
             touched.add(sensor)
     score, threshold = errors.score / shares, errors.threshold * shares

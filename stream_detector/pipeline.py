@@ -255,7 +255,7 @@ class Pipeline:
             windows, mine, unscored = without_unscored(windows, mine)
             mine, shifted = accept(owned.shifts, windows, mine, self.criteria.alerts, work.swept)
             mine, learnt = learn(flight.learners, owned.memories, windows, mine, work.swept)
-            mine, fallen = fall(owned.levels, windows, mine, self.criteria.alerts, work.swept)
+            mine, fallen = fall(owned.levels, windows, mine, self.criteria.alerts, self.rules.stride, work.swept)
             known = owned.incidents, self.criteria
             judged = judge(work.partition, windows, mine, *known, expect, owned.floor, work.swept)
             changed[work.partition] = Changed(judged.touched.keys() | fallen | shifted, learnt)

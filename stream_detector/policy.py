@@ -148,8 +148,12 @@ def closest(alerts: Alerts, step: float) -> float:
     to fire, and is over only after as many calm windows as the settings say.
     """
     lasting = max((alerts.min_windows - 1) * step, alerts.min_duration)
-    calm = max(alerts.resolve_windows * step, alerts.keep_firing_for) + step
-    return max(lasting / HELD, calm / QUIET / (1 - HELD))
+    return max(lasting / HELD, ending(alerts, step) / QUIET / (1 - HELD))
+
+
+def ending(alerts: Alerts, step: float) -> float:
+    """How long in ms it is calm before an alert is over; ``step`` as for `closest`."""
+    return max(alerts.resolve_windows * step, alerts.keep_firing_for) + step
 
 
 def patience_of(length: int, interval: float) -> int:

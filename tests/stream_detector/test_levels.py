@@ -47,7 +47,7 @@ def asking(budget: float) -> Grouped[Alerts]:
 
 
 def fallen(scores: Float32, budget: float, period: int = MINUTE) -> Errors:
-    return fall({}, windows_of(len(scores), period=period), errors_of(scores), asking(budget))[0]
+    return fall({}, windows_of(len(scores), period=period), errors_of(scores), asking(budget), 1)[0]
 
 
 def alerts_of(scores: Float32, budget: float, period: int = MINUTE) -> int:
@@ -55,9 +55,10 @@ def alerts_of(scores: Float32, budget: float, period: int = MINUTE) -> int:
     return alerts_by(scores, asking(budget).common, period)
 
 
-def alerts_by(scores: Float32, policy: Alerts, period: int) -> int:
-    windows, incidents = windows_of(len(scores), period=period), dict[str, Incident]()
-    errors, _ = fall({}, windows, errors_of(scores), alike(policy))
+def alerts_by(scores: Float32, policy: Alerts, period: int, stride: int = 1) -> int:
+    windows = windows_of(len(scores), period=period).take(np.arange(0, len(scores), stride))
+    incidents = dict[str, Incident]()
+    errors, _ = fall({}, windows, errors_of(scores[::stride]), alike(policy), stride)
     criteria = Criteria(alike(policy))
     judged = judge(Partition("t", 0), windows, errors, incidents, criteria, lambda windows, errors: windows.values)
     return sum(told.change == "fired" for _, told, _ in judged.changes)
@@ -114,7 +115,7 @@ def test_thresholds_do_not_vanish_and_what_those_of_training_tell_is_told(
     windows = windows_of(len(scores))
     windows.timestamps[:] += rng.integers(-5 * MINUTE, DAY, len(scores))[:, None]  # any clock
     before = errors_of(np.array(scores, np.float32))
-    after, _ = fall({}, windows, before, asking(budget))
+    after, _ = fall({}, windows, before, asking(budget), 1)
     shares = after.threshold / before.threshold
     assert (shares >= LOWEST * (1 - 1e-6)).all()
     assert (after.score[before.score >= 1] >= before.score[before.score >= 1]).all()
@@ -163,7 +164,7 @@ def test_what_is_worse_is_told_whatever_the_limit() -> None:
         scores[at] = score
     scores[22 * MINUTES_A_DAY] = 0.9  # not among the worst two
     windows, policy = windows_of(len(scores)), Alerts(budget=1.0, limit=2, limit_within=30 * DAY)
-    errors, _ = fall({}, windows, errors_of(scores), alike(policy))
+    errors, _ = fall({}, windows, errors_of(scores), alike(policy), 1)
     judged = judge(Partition("t", 0), windows, errors, {}, Criteria(alike(policy)), lambda some, _: some.values)
     fired = {at: told.incident.strength for at, told, _ in judged.changes if told.change == "fired"}
     assert errors.score[22 * MINUTES_A_DAY] > 1
@@ -202,6 +203,15 @@ def test_a_budget_is_spent_too_where_one_alert_in_two_windows_is_less(
     assert known.budget / 2 <= told / days <= known.budget * 1.2
 
 
+def test_a_sensor_that_speaks_seldom_has_what_it_can_have_whatever_the_others_do() -> None:
+    """The budget may be of sensors that speak far more often."""
+    hour, days = 60 * MINUTE, 600
+    for stride in (1, 4):
+        most = DAY / closest(Alerts(), stride * hour)
+        told = alerts_by(in_view(days, period=hour), Alerts(budget=10.0, limit="off"), hour, stride)
+        assert most / 2 <= told / days <= most * 1.2
+
+
 def test_no_more_is_tried_for_than_alerts_can_end() -> None:
     hour = 60 * MINUTE
     assert paced(Alerts(), hour, 0.0, 24.0).budget == pytest.approx(DAY / closest(Alerts(), hour))
@@ -216,7 +226,7 @@ def test_no_more_is_tried_for_than_alerts_can_end() -> None:
 def test_without_a_budget_nothing_changes_and_what_was_known_goes() -> None:
     windows, errors, levels = windows_of(3), errors_of(np.array([0.1, 2.0, 0.3], np.float32)), {"a": Level(0, -1.0)}
     for known in ({}, levels):
-        found, touched = fall(known, windows, errors, alike(Alerts(budget="off")))
+        found, touched = fall(known, windows, errors, alike(Alerts(budget="off")), 1)
         np.testing.assert_array_equal(found.score, errors.score)
         np.testing.assert_array_equal(found.threshold, errors.threshold)
         assert (known, touched) == ({}, {"a"} if known is levels else set())
@@ -229,8 +239,8 @@ def test_each_group_has_its_own() -> None:
     pump, fan = windows_of(count, "pump-1"), windows_of(count, "fan-1", start=count)
     errors = errors_of(np.full(count, 0.01, np.float32))
     levels: dict[str, Level] = {}
-    assert fall(levels, pump, errors, policies)[0].threshold[-1] < 2
-    assert fall(levels, fan, errors, policies)[0].threshold[-1] == 2
+    assert fall(levels, pump, errors, policies, 1)[0].threshold[-1] < 2
+    assert fall(levels, fan, errors, policies, 1)[0].threshold[-1] == 2
     assert levels.keys() == {"pump-1"}
 
 
@@ -246,7 +256,7 @@ def batches(draw: st.DrawFn) -> tuple[Float32, float, list[int]]:
 def test_batches_change_nothing_and_what_is_stored_is_what_is_known(made: tuple[Float32, float, list[int]]) -> None:
     scores, budget, cuts = made
     windows, errors, policy = windows_of(len(scores)), errors_of(scores), asking(budget)
-    at_once, _ = fall({}, windows, errors, policy)
+    at_once, _ = fall({}, windows, errors, policy, 1)
     stored, found = dict[str, bytes](), []
     for first, last in zip([0, *cuts], [*cuts, len(scores)], strict=True):
         levels = {
@@ -254,7 +264,7 @@ def test_batches_change_nothing_and_what_is_stored_is_what_is_known(made: tuple[
             for sensor, packed in stored.items()
             if (level := msgspec.msgpack.decode(packed, type=Standing).level) is not None
         }
-        told, touched = fall(levels, windows.take(np.arange(first, last)), errors.cut(first, last), policy)
+        told, touched = fall(levels, windows.take(np.arange(first, last)), errors.cut(first, last), policy, 1)
         stored |= {sensor: msgspec.msgpack.encode(Standing(level=levels[sensor])) for sensor in touched}
         found.append(told.threshold)
     np.testing.assert_array_equal(np.concatenate(found), at_once.threshold)
@@ -266,7 +276,8 @@ def test_a_level_is_stored_again_only_when_something_happened() -> None:
     levels: dict[str, Level] = {}
     windows, errors, policy = windows_of(len(scores)), errors_of(scores), asking(5.0)
     touched = [
-        bool(fall(levels, windows.take(np.array([at])), errors.cut(at, at + 1), policy)[1]) for at in range(len(scores))
+        bool(fall(levels, windows.take(np.array([at])), errors.cut(at, at + 1), policy, 1)[1])
+        for at in range(len(scores))
     ]
     assert np.flatnonzero(touched).tolist() == [0, 1_500, 1_501]
 
@@ -275,11 +286,11 @@ def test_a_sensor_that_is_gone_is_forgotten_where_it_went() -> None:
     count = 2_000
     windows, errors, policy = windows_of(count), errors_of(np.full(count, 0.01, np.float32)), asking(5.0)
     levels: dict[str, Level] = {}
-    found, touched = fall(levels, windows, errors, policy, [("a", 999), ("b", 1_500)])
+    found, touched = fall(levels, windows, errors, policy, 1, [("a", 999), ("b", 1_500)])
     assert found.threshold[1_000] == 2, "it begins anew"
     np.testing.assert_array_equal(found.threshold[:1_000], fallen(np.full(1_000, 0.01, np.float32), 5.0).threshold)
     assert touched == {"a"}
-    _, touched = fall(levels, windows.take(np.arange(0)), errors.cut(0, 0), policy, [("a", 2_500)])
+    _, touched = fall(levels, windows.take(np.arange(0)), errors.cut(0, 0), policy, 1, [("a", 2_500)])
     assert (levels, touched) == ({}, {"a"})
 
 
@@ -287,6 +298,6 @@ def test_a_clock_that_was_set_back_counts_from_there() -> None:
     scores = np.full(1_000, 0.01, np.float32)
     levels: dict[str, Level] = {}
     policy = asking(5.0)
-    fall(levels, windows_of(1_000, start=10**7), errors_of(scores), policy)
-    found, _ = fall(levels, windows_of(1_000), errors_of(scores), policy)
+    fall(levels, windows_of(1_000, start=10**7), errors_of(scores), policy, 1)
+    found, _ = fall(levels, windows_of(1_000), errors_of(scores), policy, 1)
     assert found.threshold[-1] < found.threshold[0] <= 2
