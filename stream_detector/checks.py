@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from stream_detector.adapters.kafka import probe_kafka
-from stream_detector.adapters.keras.scorer import KerasScorer, device_name
+from stream_detector.adapters.keras.compilers import device_name
+from stream_detector.adapters.keras.scorer import KerasScorer
 from stream_detector.adapters.redis.store import RedisStore
 from stream_detector.adapters.registry import open_beside, open_bundle
 from stream_detector.bundle import Bundle

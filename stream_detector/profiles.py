@@ -12,15 +12,18 @@ from stream_detector.events import Float32, Float64
 from stream_detector.groups import Grouping
 from stream_detector.thresholds import Thresholds
 
+FEWEST = 16  # rows
+
 
 @dataclass(frozen=True, slots=True)
 class Profiles:
-    """Tables with a row for each of ``P`` profiles; row 0 is for sensors that nothing is known of."""
+    """Tables with a row for each of ``P`` profiles, a power of two; row 0 is for sensors that nothing is known of."""
 
     sensors: Mapping[str, int]  # sensor → row
     groups: Mapping[str, int]  # group → row, of its sensors that training knows nothing of
     grouping: Grouping
-    tables: Mapping[str, Float32]  # see `adapters.keras.programs`
+    tables: Mapping[str, Float32]  # (P, …), see `adapters.keras.programs`
+    shared: Mapping[str, Float32]  # likewise, but the same for all
     parts: tuple[str, ...]  # of the score, in the order of the thresholds' columns: "model", then its partners
 
     def rows(self, sensors: Sequence[str]) -> list[int]:
@@ -53,14 +56,18 @@ def profiles_of(
     rows = {name: row for row, name in enumerate(names, 1)}
     groups = {name: row for row, name in enumerate(sorted({*scaler.groups, *_grouped(thresholds)}), 1 + len(names))}
     kin = [("", ""), *((name, grouping.name(name)) for name in names), *(("", name) for name in groups)]  # of each row
-    names += [""] * len(groups)
+    # More rows than there are profiles, so that a bundle that knows a few sensors more runs what was compiled before.
+    kin += [("", "")] * (max(FEWEST, 1 << (len(kin) - 1).bit_length()) - len(kin))
+    names += [""] * (len(kin) - 1 - len(names))
     scalers = [scaler.of(*one) for one in kin]
     tables = {
         "center": np.asarray([one.center for one in scalers], np.float32),
         "scale": np.asarray([one.scale for one in scalers], np.float32),
+        "deviation": _table(errors.deviation or np.ones(wide), errors.own, names),
+    }
+    shared = {
         "mean": np.asarray(errors.mean or np.zeros(wide), np.float32),
         "whitening": np.asarray(errors.whitening or np.eye(wide), np.float32),
-        "deviation": _table(errors.deviation or np.ones(wide), errors.own, names),
     }
     size = len(scaler.center)
     ends = errors.ends or Ends((-np.inf,) * size, (np.inf,) * size)
@@ -73,14 +80,14 @@ def profiles_of(
             one.common.deviation, {name: own.deviation for name, own in one.own.items()}, names
         )
         counted = np.asarray(one.counts or np.ones(size), np.float32)
-        tables[f"{one.name}_weight"] = (counted / max(1.0, counted.sum())).astype(np.float32)
+        shared[f"{one.name}_weight"] = (counted / max(1.0, counted.sum())).astype(np.float32)
     parts = ("model", *(one.name for one in errors.partners))
     limits = np.ones((len(kin), len(parts)), np.float32)
     if thresholds is not None:
         for column, part in enumerate((thresholds, *(thresholds.partners[name] for name in parts[1:]))):
             limits[:, column] = part.values[[part.row(*one) for one in kin]]
     tables["thresholds"] = limits
-    return Profiles(rows, groups, grouping, tables, parts)
+    return Profiles(rows, groups, grouping, tables, shared, parts)
 
 
 def _named(thresholds: Thresholds | None) -> set[str]:

@@ -15,7 +15,7 @@ import keras
 import msgspec
 import numpy as np
 
-from stream_detector.adapters.keras.scorer import prepare_backend
+from stream_detector.adapters.keras.compilers import prepare_backend
 from stream_detector.bundle import check_target, write_bundle
 from stream_detector.contents import Manifest, Output, Scaler, State
 from stream_detector.errors import DataError

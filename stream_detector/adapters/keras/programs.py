@@ -1,7 +1,7 @@
 """What is computed on the device, as programs over a model: scores, residuals and reconstructions.
 
-A program takes the model, the tables that stay on the device, raw windows, and the row of each in the table of
-thresholds. How a window's error is made depends on what the model returns.
+A program takes the model, what the tables on the device say of each window, and raw windows. How a window's error is
+made depends on what the model returns.
 
 A window (Malhotra et al. 2016, *LSTM-based Encoder-Decoder for Multi-sensor Anomaly Detection*). With the
 residual ``r = x̂ - x`` of each step in scaled units, its mean ``μ`` and covariance ``Σ`` on normal windows:
@@ -37,7 +37,7 @@ averaged over the steps and divided by their sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -55,42 +55,37 @@ from stream_detector.adapters.keras.partners import (
     root_mean_square,
 )
 from stream_detector.contents import ErrorKind, ErrorStatistics, Output
-from stream_detector.events import LASTING
+from stream_detector.events import LASTING, PartName
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
 TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
 
 Tensor: TypeAlias = Any  # of whichever backend runs
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]  # errors (n), step errors (n, W), shares (n, W, F)
-# With a row for each of P profiles: center, scale, low, high (P, F), deviation (P, D), thresholds (P, parts), and of
-# each partner NAME_center, NAME_deviation (P, F); of all: mean (D), whitening (D, D), NAME_weight (F)
+# With a row for each of n windows: center, scale, low, high (n, F), deviation (n, D), thresholds (n, parts), and of
+# each partner NAME_center, NAME_deviation (n, F); of all: mean (D), whitening (D, D), NAME_weight (F)
 Tables: TypeAlias = dict[str, Tensor]
 # The model in scaled units: from (n, W, F) to a window (n, W, F), a residual (n, D), or the log-odds of anomaly (n, 1)
 Call: TypeAlias = Callable[[Tensor], Tensor]
-Program: TypeAlias = Callable[[Call, Tables, Tensor, Tensor], Tensor]
+Program: TypeAlias = Callable[[Call, Tables, Tensor], Tensor]
 
 
-def of_each(tables: Tables, name: str, rows: Tensor) -> Tensor:
-    """Each window's row of a table, (n, F)."""
-    return ops.take(tables[name], rows, axis=0)
-
-
-def scaled(tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+def scaled(tables: Tables, values: Tensor) -> Tensor:
     """Raw windows (n, W, F) as the model sees them."""
-    center, scale = (ops.expand_dims(of_each(tables, name, rows), 1) for name in ("center", "scale"))  # (n, 1, F)
+    center, scale = (ops.expand_dims(tables[name], 1) for name in ("center", "scale"))  # (n, 1, F)
     return ops.clip((values - center) / scale, -LIMIT, LIMIT)
 
 
-def newest(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
+def newest(residual: Tensor, tables: Tables, stride: int) -> Parts:
     """By how much the newest residuals differ from those before them, at the step where this is most."""
-    normal = ops.expand_dims(of_each(tables, "deviation", rows), 1)  # (n, 1, F)
+    normal = ops.expand_dims(tables["deviation"], 1)  # (n, 1, F)
     each, of_features = root_mean_square(deviations(jumps(residual, stride), normal))  # (n, S), (n, S, F)
     error, shares, _ = largest(each, of_features)
     old = ops.zeros_like(residual[:, : residual.shape[1] - each.shape[1], 0])  # (n, W - S)
     return error, ops.concatenate([old, each], axis=1), ops.expand_dims(shares, 1)
 
 
-def mahalanobis(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
+def mahalanobis(residual: Tensor, tables: Tables, stride: int) -> Parts:
     """Distance from the normal residuals; of about 1 where residuals are as on normal windows."""
     centered = residual - tables["mean"]  # (n, W, F)
     white = ops.matmul(centered, tables["whitening"])  # (n, W, F), so that its square is the squared distance
@@ -99,19 +94,19 @@ def mahalanobis(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> 
     return ops.sqrt(ops.mean(steps, axis=1) / residual.shape[2]), steps, shares
 
 
-def mse(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
+def mse(residual: Tensor, tables: Tables, stride: int) -> Parts:
     """Mean squared residual."""
     shares = ops.square(residual)  # (n, W, F)
     return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
 
 
-def mae(residual: Tensor, tables: Tables, rows: Tensor, stride: int) -> Parts:
+def mae(residual: Tensor, tables: Tables, stride: int) -> Parts:
     """Mean absolute residual."""
     shares = ops.abs(residual)  # (n, W, F)
     return ops.mean(shares, axis=(1, 2)), ops.sum(shares, axis=2), shares
 
 
-ERRORS: dict[str, Callable[[Tensor, Tables, Tensor, int], Parts]] = {
+ERRORS: dict[str, Callable[[Tensor, Tables, int], Parts]] = {
     "newest": newest,
     "mahalanobis": mahalanobis,
     "mse": mse,
@@ -119,12 +114,12 @@ ERRORS: dict[str, Callable[[Tensor, Tables, Tensor, int], Parts]] = {
 }
 
 
-def residual_parts(kind: ErrorKind, stride: int) -> Callable[[Call, Tables, Tensor, Tensor], Parts]:
+def residual_parts(kind: ErrorKind, stride: int) -> Callable[[Call, Tables, Tensor], Parts]:
     """The parts of models that return a residual (n, D)."""
 
-    def parts(call: Call, tables: Tables, seen: Tensor, rows: Tensor) -> Parts:
+    def parts(call: Call, tables: Tables, seen: Tensor) -> Parts:
         def error(seen: Tensor) -> tuple[Tensor, Tensor]:
-            found, steps, _ = ERRORS[kind](ops.expand_dims(call(seen), 1), tables, rows, stride)  # (n), (n, 1)
+            found, steps, _ = ERRORS[kind](ops.expand_dims(call(seen), 1), tables, stride)  # (n), (n, 1)
             return steps[:, 0], found  # a root has no gradient at 0, and no part in the shares
 
         return _attributed(error, seen)
@@ -132,7 +127,7 @@ def residual_parts(kind: ErrorKind, stride: int) -> Callable[[Call, Tables, Tens
     return parts
 
 
-def probability_parts(call: Call, tables: Tables, seen: Tensor, rows: Tensor) -> Parts:
+def probability_parts(call: Call, tables: Tables, seen: Tensor) -> Parts:
     """The parts of models that return log-odds (n, 1)."""
 
     def error(seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,17 +159,17 @@ def _gradient(function: Callable[[Tensor], tuple[Tensor, Tensor]], at: Tensor) -
     return other, tape.gradient(value, at)
 
 
-def change(seen: Tensor, tables: Tables, rows: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+def change(seen: Tensor, tables: Tables, stride: int) -> tuple[Tensor, Tensor, Tensor]:
     """Error (n), shares (n, F) and the step (n) of the largest jump among the newest."""
-    normal = ops.expand_dims(of_each(tables, "change_deviation", rows), 1)  # (n, 1, F)
+    normal = ops.expand_dims(tables["change_deviation"], 1)  # (n, 1, F)
     error, shares, at = largest(*mean_size(deviations(jumps(seen, stride), normal)))
     return error, shares, at + (seen.shape[1] - stride)
 
 
-def lying(of: Tensor, tables: Tables, rows: Tensor, name: str, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def lying(of: Tensor, tables: Tables, name: str, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Error (n) and shares (n, F) of where ``of`` (n, F) lies; the step (n) is the last of the window."""
-    off = of - of_each(tables, f"{name}_center", rows)
-    normal = of_each(tables, f"{name}_deviation", rows)
+    off = of - tables[f"{name}_center"]
+    normal = tables[f"{name}_deviation"]
     error, shares = root_mean_square(deviations(of_side(name, off), normal), tables[f"{name}_weight"])
     return error, shares, ops.full_like(ops.argmax(shares, axis=1), length - 1)
 
@@ -189,27 +184,41 @@ def where_known(strange: Tensor, partners: Sequence[str]) -> Tensor:
     return ops.where(only_there, known, 1.0)
 
 
-def score_with(output: Output, errors: ErrorStatistics, stride: int) -> Program:
-    """The program that scores; results stand side by side, to come back to the host in one transfer."""
-    parts = probability_parts if output == "probability" else residual_parts(errors.kind, stride)
-    partners = [one.name for one in errors.partners]
-    looks_at = {one.name: one.events for one in errors.partners}
-    known_by = errors.ends.events if errors.ends else 0
+class Way(NamedTuple):
+    """All that tells one program that scores from another: what is not in the tables."""
 
-    def score(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-        seen = scaled(tables, values, rows)
-        strange = outside(latest(seen, known_by), of_each(tables, "low", rows), of_each(tables, "high", rows))  # (n, F)
+    output: Output
+    kind: ErrorKind
+    partners: tuple[tuple[PartName, int], ...]  # with how many events each looks at, 0 for all
+    known_by: int  # likewise, where the model has been
+    stride: int
+
+
+def way_of(output: Output, errors: ErrorStatistics, stride: int) -> Way:
+    """How windows of a bundle are scored."""
+    partners = tuple((one.name, one.events) for one in errors.partners)
+    return Way(output, errors.kind, partners, errors.ends.events if errors.ends else 0, stride)
+
+
+def score_by(way: Way) -> Program:
+    """The program that scores; results stand side by side, to come back to the host in one transfer."""
+    output, kind, _, known_by, stride = way
+    parts = probability_parts if output == "probability" else residual_parts(kind, stride)
+    looks_at = dict(way.partners)
+    partners = list(looks_at)
+
+    def score(call: Call, tables: Tables, values: Tensor) -> Tensor:
+        seen = scaled(tables, values)
+        strange = outside(latest(seen, known_by), tables["low"], tables["high"])  # (n, F)
         of = {"level": lambda: latest(seen, looks_at["level"]), "spread": lambda: log_spread(seen)}
         if output == "window":
             residual = call(seen) - seen
             of["bias"] = lambda: latest(residual, looks_at["bias"])
-            error, steps, shares = ERRORS[errors.kind](residual, tables, rows, stride)
+            error, steps, shares = ERRORS[kind](residual, tables, stride)
         else:
-            error, steps, shares = parts(call, tables, seen, rows)
+            error, steps, shares = parts(call, tables, seen)
         beside = [
-            change(seen, tables, rows, stride)
-            if name == "change"
-            else lying(of[name](), tables, rows, name, int(seen.shape[1]))
+            change(seen, tables, stride) if name == "change" else lying(of[name](), tables, name, int(seen.shape[1]))
             for name in partners
         ]
         every = ops.stack([error, *(one for one, _, _ in beside)], axis=1)  # (n, parts)
@@ -217,9 +226,9 @@ def score_with(output: Output, errors: ErrorStatistics, stride: int) -> Program:
             every = every * where_known(strange, partners)
         weights = ops.stack([ops.mean(shares, axis=1), *(one for _, one, _ in beside)], axis=1)  # (n, parts, F)
         worst = ops.stack([ops.argmax(steps, axis=1), *(at for _, _, at in beside)], axis=1)  # (n, parts)
-        thresholds = of_each(tables, "thresholds", rows)  # (n, parts)
+        thresholds = tables["thresholds"]  # (n, parts)
         told = highest(every, thresholds, worst, weights)
-        lasting = lasting_parts(errors)
+        lasting = lasting_parts(partners)
         if not any(lasting):
             return ops.concatenate([told, strange], axis=1)
         others = np.flatnonzero(~np.array(lasting))
@@ -230,18 +239,18 @@ def score_with(output: Output, errors: ErrorStatistics, stride: int) -> Program:
     return score
 
 
-def lasting_parts(errors: ErrorStatistics) -> list[bool]:
-    """Of each part of the score, whether it stays high for as long as a shift lasts."""
-    return [False, *(one.name in LASTING for one in errors.partners)]
+def lasting_parts(partners: Sequence[str]) -> list[bool]:
+    """Of each part of the score, the model's first, whether it stays high for as long as a shift lasts."""
+    return [False, *(name in LASTING for name in partners)]
 
 
 def columns(errors: ErrorStatistics, features: int) -> int:
-    """How many numbers `score_with` gives a window of so many features: those of `highest`, and which are outside.
+    """How many numbers `score_by` gives a window of so many features: those of `highest`, and which are outside.
 
     Where a part lasts, also those of the highest that does not, and the score of the highest that does.
     """
     one = 5 + features
-    return one + features + (one + 1 if any(lasting_parts(errors)) else 0)
+    return one + features + (one + 1 if any(lasting_parts([one.name for one in errors.partners])) else 0)
 
 
 def highest(errors: Tensor, thresholds: Tensor, worst: Tensor, weights: Tensor) -> Tensor:
@@ -270,19 +279,19 @@ def highest(errors: Tensor, thresholds: Tensor, worst: Tensor, weights: Tensor) 
 def residuals_of(output: Output) -> Program:
     """The program behind error statistics: ``x̂ - x`` in scaled units, (n, W, F), or the model's own, (n, D)."""
 
-    def residuals(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-        seen = scaled(tables, values, rows)
+    def residuals(call: Call, tables: Tables, values: Tensor) -> Tensor:
+        seen = scaled(tables, values)
         return call(seen) - seen if output == "window" else call(seen)
 
     return residuals
 
 
-def embedded(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+def embedded(call: Call, tables: Tables, values: Tensor) -> Tensor:
     """The program behind embeddings: the code as rows, (n, D), of a ``call`` that stops at it."""
-    return ops.reshape(call(scaled(tables, values, rows)), (values.shape[0], -1))
+    return ops.reshape(call(scaled(tables, values)), (values.shape[0], -1))
 
 
-def expected(call: Call, tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
+def expected(call: Call, tables: Tables, values: Tensor) -> Tensor:
     """The program behind pictures and alerts: ``x̂`` in raw units, (n, W, F). Of models that return a window."""
-    center, scale = (ops.expand_dims(of_each(tables, name, rows), 1) for name in ("center", "scale"))  # (n, 1, F)
-    return call(scaled(tables, values, rows)) * scale + center
+    center, scale = (ops.expand_dims(tables[name], 1) for name in ("center", "scale"))  # (n, 1, F)
+    return call(scaled(tables, values)) * scale + center

@@ -11,7 +11,6 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,20 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from stream_detector.adapters.keras.compilers import Arrays, Layout, arrays_of, compiled, device_name, prepare_backend
 from stream_detector.adapters.keras.partners import before
 from stream_detector.adapters.keras.programs import (
-    Program,
-    Tables,
     Tensor,
     columns,
     embedded,
     expected,
     residuals_of,
-    score_with,
+    score_by,
+    way_of,
 )
 from stream_detector.bundle import Bundle
 from stream_detector.contents import ErrorStatistics, Output, Scaler
-from stream_detector.errors import BundleError, SettingsError, Unavailable
+from stream_detector.errors import BundleError, Unavailable
 from stream_detector.events import LASTING, PARTS, Errors, Float32, Lasting, PartName
 from stream_detector.groups import Grouping
 from stream_detector.profiles import profiles_of
@@ -79,7 +78,7 @@ class CompiledModel:
         self.buckets = buckets
         self.least = buckets[-1] if one_size else 0
         self.profiles = profiles_of(scaler, errors, thresholds, self.model.output_shape[-1], grouping)
-        self.tables = {name: ops.convert_to_tensor(table) for name, table in self.profiles.tables.items()}
+        self.arrays: dict[str, tuple[Arrays, Layout]] = {}  # of the model, and of the one that stops at the code
         self.compiled: dict[tuple[str, int], Callable[[Float32, Any], Tensor]] = {}
 
     def warm(self, embedding: bool = False) -> None:
@@ -190,16 +189,19 @@ class CompiledModel:
 
     def _program(self, name: str, bucket: int) -> Callable[[Float32, Any], Tensor]:
         if (name, bucket) not in self.compiled:
+            way = way_of(self.output, self.statistics, self.stride)
             programs = {
-                "score": score_with(self.output, self.statistics, self.stride),
-                "residuals": residuals_of(self.output),
-                "expected": expected,
-                "embedded": embedded,
+                "score": (score_by(way), way),
+                "residuals": (residuals_of(self.output), self.output),
+                "expected": (expected, None),
+                "embedded": (embedded, None),
             }
-            model = self.coder if name == "embedded" else self.model
-            self.compiled[name, bucket] = COMPILERS[keras.backend.backend()](
-                programs[name], model, self.tables, (bucket, *self.shape)
-            )
+            program, told_by = programs[name]
+            whose, model = ("coder", self.coder) if name == "embedded" else ("model", self.model)
+            if whose not in self.arrays:
+                self.arrays[whose] = arrays_of(model, self.profiles)
+            given = *self.arrays[whose], (bucket, *self.shape)
+            self.compiled[name, bucket] = compiled(program, (name, told_by), model, *given)
         return self.compiled[name, bucket]
 
 
@@ -310,90 +312,5 @@ def log_odds(model: Any) -> Any:
     return keras.Model(model.input, head if head.shape[-1] == 1 else head[:, 1:] - head[:, :1])
 
 
-def prepare_backend() -> None:
-    """Settings of the backend that scoring and calibration share. Raises `SettingsError` for others."""
-    name = keras.backend.backend()
-    if name not in COMPILERS:
-        raise SettingsError(f"KERAS_BACKEND={name}: not supported; set it to one of {', '.join(COMPILERS)}")
-    if name == "tensorflow":
-        import tensorflow as tf
-
-        # Thresholds may be calibrated on a CPU and used on a GPU: TF32's ten-bit mantissa would move scores.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        for gpu in tf.config.list_physical_devices("GPU"):
-            with suppress(RuntimeError):  # in use by us already: too late to change, and no harm
-                tf.config.experimental.set_memory_growth(gpu, True)  # several workers share one GPU
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _without_cudnn(layer: Any) -> None:
-    """Recurrent layers as plain loops: cuDNN's kernels cannot be part of a compiled function."""
-    if hasattr(layer, "use_cudnn"):
-        layer.use_cudnn = False
-    for inner in [
-        *getattr(layer, "layers", []),
-        getattr(layer, "layer", None),
-        getattr(layer, "forward_layer", None),
-    ]:
-        if inner is not None and inner is not layer:
-            _without_cudnn(inner)
-    backward = getattr(layer, "backward_layer", None)
-    if backward is not None:
-        _without_cudnn(backward)
-
-
-def _compile_tensorflow(
-    program: Program, model: Any, tables: Tables, shape: tuple[int, int, int]
-) -> Callable[[Float32, Any], Tensor]:
-    import tensorflow as tf
-
-    _without_cudnn(model)
-
-    def run(values: Tensor, rows: Tensor) -> Tensor:
-        return program(lambda seen: model(seen, training=False), tables, values, rows)
-
-    signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec(shape[:1], tf.int32)]
-    concrete = tf.function(run, input_signature=signature, jit_compile=True, autograph=False).get_concrete_function()
-    return lambda values, rows: concrete(tf.constant(values), tf.constant(rows))
-
-
-def _compile_jax(
-    program: Program, model: Any, tables: Tables, shape: tuple[int, int, int]
-) -> Callable[[Float32, Any], Tensor]:
-    import jax
-
-    _without_cudnn(model)
-    weights = [
-        [variable.value for variable in part] for part in (model.trainable_variables, model.non_trainable_variables)
-    ]
-
-    def run(weights: list[list[Tensor]], tables: Tables, values: Tensor, rows: Tensor) -> Tensor:
-        def call(seen: Tensor) -> Tensor:
-            return model.stateless_call(weights[0], weights[1], seen, training=False)[0]
-
-        return program(call, tables, values, rows)
-
-    with jax.default_matmul_precision("float32"):  # as with TensorFlow: no TF32
-        concrete = (
-            jax.jit(run)
-            .lower(
-                weights,
-                tables,
-                np.zeros(shape, np.float32),
-                np.zeros(shape[:1], np.int32),
-            )
-            .compile()
-        )
-    return lambda values, rows: concrete(weights, tables, values, rows)
-
-
-COMPILERS = {"tensorflow": _compile_tensorflow, "jax": _compile_jax}
-
-
-def device_name() -> str:
-    """Backend and device that forward passes run on."""
-    devices = keras.distribution.list_devices()
-    return f"{keras.backend.backend()} {devices[0] if devices else 'cpu'}"

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream_detector.adapters.keras import scorer as module
+from stream_detector.adapters.keras import compilers
 from stream_detector.adapters.keras.scorer import CompiledModel, KerasScorer, buckets_up_to, load_model
 from stream_detector.bundle import Bundle
 from stream_detector.contents import ErrorKind, ErrorStatistics, Manifest, Scaler
@@ -258,6 +258,57 @@ def test_warming_compiles_every_bucket(make: Callable[[ErrorKind], Bundle]) -> N
     assert set(made.compiled.compiled) == before
 
 
+def with_model(bundle: Bundle, made: Any, folder: Path) -> Bundle:
+    folder.mkdir()
+    return replace(bundle, model=saved(made, folder))
+
+
+def test_a_new_version_runs_what_was_compiled_for_the_one_before(
+    make: Callable[[ErrorKind], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weights, scales and thresholds of its own, and of more sensors: what was compiled is never freed."""
+    monkeypatch.setattr(compilers, "MADE", {})
+    first, values = make("newest"), windows(20)
+    before = scorer(first).score(["own"] * 20, values)
+    count = len(compilers.MADE)
+    second = with_model(first, build(LENGTH, SIZE, units=(12, 5), seed=8), tmp_path / "second")
+    table = first.thresholds.entries
+    thresholds = replace_thresholds(
+        first, {"own": 1, "another": 2}, (*table, msgspec.structs.replace(table[0], threshold=7.0))
+    )
+    second = replace(second, scaler=Scaler(tuple(CENTER + 1), tuple(SCALE * 2)), thresholds=thresholds)
+    after = scorer(second).score(["another"] * 20, values)
+    assert count == len(compilers.MADE) > 0
+    assert (after.threshold == 7.0).all()
+    assert not np.allclose(after.error, before.error, rtol=0.05)
+    monkeypatch.setattr(compilers, "MADE", {})
+    np.testing.assert_allclose(scorer(second).score(["another"] * 20, values).score, after.score, rtol=1e-5)
+    np.testing.assert_array_equal(scorer(first).score(["own"] * 20, values).score, before.score)
+
+
+def replace_thresholds(bundle: Bundle, sensors: dict[str, int], entries: tuple[Entry, ...]) -> Thresholds:
+    return msgspec.structs.replace(bundle.thresholds, sensors=sensors, entries=entries)
+
+
+def branched(
+    activation: str = "tanh", swapped: bool = False, policy: str = "float32", units: int = 4, seed: int = 0
+) -> Any:
+    """Two layers side by side, whose difference is what it returns; none of them is given a name."""
+    window = keras.Input((LENGTH, SIZE))
+    start = keras.initializers.GlorotUniform(seed)
+    one = keras.layers.Dense(units, activation=activation, kernel_initializer=start)(window)
+    other = keras.layers.Dense(units, dtype=policy, kernel_regularizer="l2")(window)
+    parts = [other, one] if swapped else [one, other]
+    return keras.Model(window, keras.layers.Dense(SIZE)(keras.layers.Subtract()(parts)))
+
+
+def test_models_are_alike_if_they_compute_the_same() -> None:
+    usual = compilers.structure(branched())
+    assert compilers.structure(branched(seed=5)) == usual, "names and first weights make no difference"
+    others = [branched("relu"), branched(swapped=True), branched(policy="mixed_float16"), branched(units=5)]
+    assert len({usual, *map(compilers.structure, others)}) == 1 + len(others)
+
+
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (16, [16]), (100, [16, 64, 100]), (1024, [16, 64, 256, 1024])])
 def test_buckets(most: int, sizes: list[int]) -> None:
     assert buckets_up_to(most) == sizes
@@ -308,27 +359,27 @@ def test_a_failing_device_is_unavailable(make: Callable[[ErrorKind], Bundle], mo
     def fail(*_: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand a long story")
 
-    monkeypatch.setitem(module.COMPILERS, keras.backend.backend(), lambda *_: fail)
+    monkeypatch.setitem(compilers.COMPILERS, keras.backend.backend(), lambda *_: fail)
     with pytest.raises(Unavailable, match=r"the device fails: RESOURCE_EXHAUSTED: out of memory; check it"):
         made.score(["x"], windows(1))
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Float32], bool]) -> list[int]:
     """Let the device fail on such batches; the sizes of those that went well."""
-    real, sizes = module.COMPILERS[keras.backend.backend()], list[int]()
+    real, sizes = compilers.COMPILERS[keras.backend.backend()], list[int]()
 
-    def compiler(*arguments: Any) -> Callable[[Float32, Any], Any]:
+    def compiler(*arguments: Any) -> Callable[..., Any]:
         program = real(*arguments)
 
-        def run(values: Float32, rows: Any) -> Any:
+        def run(weights: Any, tables: Any, shared: Any, values: Float32, rows: Any) -> Any:
             if fails(values):
                 raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
             sizes.append(len(values))
-            return program(values, rows)
+            return program(weights, tables, shared, values, rows)
 
         return run
 
-    monkeypatch.setitem(module.COMPILERS, keras.backend.backend(), compiler)
+    monkeypatch.setitem(compilers.COMPILERS, keras.backend.backend(), compiler)
     return sizes
 
 
