@@ -57,7 +57,7 @@ class Level(msgspec.Struct, array_like=True, frozen=True):
     """How far a sensor's thresholds have fallen."""
 
     at: int  # epoch ms
-    log: float = 0.0  # at that time, of the share of its threshold from training; from that of `LOWEST` to `STEP`
+    log: float = 0.0  # at that time, of the share of its threshold from training; from that of `LOWEST` to `STEEP`
     top: float | None = None  # highest score of windows in a row that reach the threshold, the first of them `at`
     step: float = STEP  # by how much it falls until the next alert is due
 

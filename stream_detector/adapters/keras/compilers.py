@@ -148,9 +148,8 @@ def _run(program: Program, model: Any, layout: Layout) -> Compiled:
         known = {id(one): tensor for one, tensor in zip(settled, taken[len(trainable) :], strict=True)}
         others = [known.get(id(one), ops.zeros(one.shape, one.dtype)) for one in model.non_trainable_variables]
         own = ops.split(ops.take(tables, rows, axis=0), np.cumsum(widths)[:-1].tolist(), axis=1)
-        said = dict(zip(table_names, own, strict=True)) | dict(
-            zip(shared_names, _cut(shared, shared_shapes), strict=True)
-        )
+        of_all = _cut(shared, shared_shapes)
+        said = dict(zip((*table_names, *shared_names), (*own, *of_all), strict=True))
 
         def call(seen: Tensor) -> Tensor:
             return model.stateless_call(taken[: len(trainable)], others, seen, training=False)[0]
