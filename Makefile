@@ -9,8 +9,8 @@ MONITORING := .servers/monitoring
 
 # For `make lock LOCK_FLAGS=--upgrade` or `LOCK_FLAGS='--upgrade-package redis'`; without it, pins stay where they are.
 LOCK_FLAGS ?=
-# Tests side by side; each process starts its own broker, so more want more memory.
-WORKERS ?= 2
+# Tests side by side, more than two since some wait; each process starts its own broker, so more want more memory.
+WORKERS ?= 3
 # Arguments of `make quality`, `make throughput`, `make fuzz`, `make soak` and `make chaos`.
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(LOCK_FLAGS)

@@ -22,7 +22,8 @@ from training.split import Part
 Scaling: TypeAlias = Literal["standard", "robust"]
 
 OWN_EVENTS = 100  # a sensor with as many to fit on is scaled by its own, a group likewise
-CONSTANT = 1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits
+CONSTANT = 1e-6  # a feature that varies by less than this share of its size is constant: float32 holds seven digits, …
+TINY = 1e-12  # … or by less than this; a constant that is smaller is 0
 CONSTANT_SCALE = 1e-2  # what counts as one standard deviation of a constant, as a share of its size
 QUARTILES = 1.349  # between the quartiles of a normal distribution of deviation 1 …
 HUNDREDTHS = 4.653  # … and between its first and last hundredth
@@ -136,15 +137,15 @@ def _by_quantiles(data: Data, takes: str, common: Scaler) -> Callable[[Sequence[
 
 def _standard(center: Float64, scale: Float64, common: Scaler | None = None) -> Scaler:
     size = np.abs(center)
-    constant = scale <= np.maximum(CONSTANT * size, 1e-12)
-    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0 if common is None else common.scale)
+    constant = scale <= np.maximum(CONSTANT * size, TINY)
+    still = np.where(size > TINY, CONSTANT_SCALE * size, 1.0 if common is None else common.scale)
     return Scaler(tuple(center.tolist()), tuple(np.where(constant, still, scale).tolist()))
 
 
 def _unit(low: Float64, high: Float64, common: Scaler | None = None) -> Scaler:
     size = np.maximum(np.abs(low), np.abs(high))
-    constant = high - low <= np.maximum(CONSTANT * size, 1e-12)
-    still = np.where(size > 0, CONSTANT_SCALE * size, 1.0 if common is None else common.scale)
+    constant = high - low <= np.maximum(CONSTANT * size, TINY)
+    still = np.where(size > TINY, CONSTANT_SCALE * size, 1.0 if common is None else common.scale)
     return Scaler(tuple(low.tolist()), tuple(np.where(constant, still, high - low).tolist()))
 
 
@@ -155,7 +156,7 @@ def _robust(flat: Float64, takes: str, common: Scaler | None = None) -> Scaler:
     and 99 %, one where these coincide too by all of its values, as without ``robust``.
     """
     first, low, middle, high, last = np.quantile(flat, (0.01, 0.25, 0.5, 0.75, 0.99), axis=0)  # (F) each
-    rounding = np.maximum(CONSTANT * np.maximum(np.abs(first), np.abs(last)), 1e-12)
+    rounding = np.maximum(CONSTANT * np.maximum(np.abs(first), np.abs(last)), TINY)
     told = last - first > rounding
     if takes == "unit":
         return _unit(np.where(told, first, flat.min(axis=0)), np.where(told, last, flat.max(axis=0)), common)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream_detector.contents import Scaler
@@ -71,6 +71,7 @@ def test_columns_that_mostly_stand_are_scaled_by_how_they_move() -> None:
     st.sampled_from(["standard", "unit"]),
     st.sampled_from(BOTH),
 )
+@example([[0.0, 2.0**-149]], "standard", "standard")  # as small as a value can be
 @settings(max_examples=100, deadline=None)
 def test_any_values_give_usable_scales(rows: list[list[float]], takes: str, scaling: Scaling) -> None:
     values = np.array(rows, np.float32)[:, None]
