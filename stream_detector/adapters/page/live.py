@@ -73,6 +73,7 @@ class LivePage:
     def turn(self) -> None:
         """Take what waits, ask the model if anybody looks at a sensor, send what is new."""
         board, now = self.board, self.clock()
+        state = self.state()  # before what it is about: where all is over, nothing of it is still to come
         for fact in self.listener.inbox.drain():
             if isinstance(fact, Seen):
                 board.read(fact)
@@ -94,7 +95,7 @@ class LivePage:
                 self._ask()
             if now - self._told >= NEWS:
                 self._told = now
-                self._send()
+                self._send(state)
 
     def _run(self) -> None:
         while not self._stop.wait(TICK):
@@ -113,10 +114,10 @@ class LivePage:
                 self._turn += step + 1
                 return
 
-    def _send(self) -> None:
+    def _send(self, state: tuple[bool, str]) -> None:
         """To each viewer what it looks at: one message holds all of it, so that one that is lost is no loss."""
         board = self.board
-        about = msgspec.json.encode(self._about())
+        about = msgspec.json.encode(self._about(*state))
         overview: bytes | None = None
         sensors: dict[str, bytes] = {}
         for viewer in self.viewers.now():
@@ -128,8 +129,7 @@ class LivePage:
             message = b'{"about":%b,"overview":%b,"sensor":%b}' % (about, overview, sensors[viewer.sensor])
             viewer.offer(message)
 
-    def _about(self) -> dict[str, Any]:
-        ready, words = self.state()
+    def _about(self, ready: bool, words: str) -> dict[str, Any]:
         standing, board = self.listener.standing, self.board
         first, last = self._history[0], self._history[-1]
         span = last[0] - first[0]

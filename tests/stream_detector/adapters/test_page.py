@@ -318,6 +318,30 @@ def test_who_never_reads_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
         page.close()
 
 
+def test_what_is_over_is_shown_with_all_that_was_told() -> None:
+    """Also if it ends while the model is asked, which takes as long as compiling does."""
+    listener, over = Listener(), list[bool]()
+
+    def ends(sensors: list[str], values: Float32) -> Float32:
+        if not over:
+            feed(listener, "pump", [2.5], since=20, alerts=[alert("pump")])
+            over.append(True)
+        return values
+
+    clock = Clock()
+    page = live_page(listener, state=lambda: (True, "over" if over else "on"), expect=ends, clock=clock)
+    viewer = page.viewers.enter("pump")
+    assert viewer is not None
+    feed(listener, "pump", [0.5] * 20)
+    told, stream = [], viewer.stream()
+    next(stream)  # how soon to come back
+    for _ in range(2):
+        clock.now += 10
+        page.turn()
+        told.append(json.loads(next(stream).removeprefix(b"data: ")))
+    assert [(one["about"]["state"], len(one["sensor"]["spans"])) for one in told] == [("on", 0), ("over", 1)]
+
+
 def test_the_pipelines_own_facts_reach_it() -> None:
     """Off, nothing listens; on, the real pipeline's windows, scores and alerts are on the board."""
     from stream_detector.adapters.memory import MemoryStore
