@@ -6,7 +6,6 @@ window to window is one event, so that the alert's own window is among those tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from stream_detector.events import (
     gathered,
     joined,
 )
-from stream_detector.levels import LOWEST, STEP
+from stream_detector.levels import HIGHEST, LOWEST
 from stream_detector.memories import Memories
 from stream_detector.novelty import Learner, expected_by
 from stream_detector.sensors import Rules
@@ -270,7 +269,7 @@ def _fallen(alert: Alert, errors: Errors) -> Errors:
     How far it had depends on all that the sensor did before; after an alert, a step above that of training at most.
     """
     share = np.float32(alert.threshold / float(errors.threshold[-1]))
-    if not LOWEST * (1 - TOLERANCE) <= share <= math.exp(STEP) * (1 + TOLERANCE):
+    if not LOWEST * (1 - TOLERANCE) <= share <= HIGHEST * (1 + TOLERANCE):
         return errors
     return replace(errors, score=errors.score / share, threshold=errors.threshold * share)
 

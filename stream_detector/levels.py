@@ -34,6 +34,7 @@ CALM = -math.log(Alerts().resolve_below)  # of a threshold's logarithm: so far a
 STEP = 0.5  # likewise: what was just told is calm again
 STEEP = CALM / (1 - QUIET)  # … and stays so for `QUIET` of the time until the threshold is back
 LOWEST = 0.1  # of the threshold from training: below, nothing is worth telling, however long it has been quiet
+HIGHEST = math.exp(STEEP)  # likewise: as far above what those of training had not told
 
 
 class Pace(NamedTuple):

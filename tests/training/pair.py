@@ -45,9 +45,9 @@ def event(at: int, row: list[float], minutes: float = 1.0) -> dict[str, Any]:
     return {"sensor_id": "a", "timestamp": stamp, "values": dict(zip(FEATURES, row, strict=True))}
 
 
-def write(file: Path, values: Float32) -> Path:
-    """A stream of these values (n, 2), one a minute."""
-    file.write_text("\n".join(json.dumps(event(at, row)) for at, row in enumerate(values.tolist())))
+def write(file: Path, values: Float32, minutes: float = 1.0) -> Path:
+    """A stream of these values (n, 2), so many minutes apart."""
+    file.write_text("\n".join(json.dumps(event(at, row, minutes)) for at, row in enumerate(values.tolist())))
     return file
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from stream_detector import Detector
 from stream_detector.bundle import Bundle
+from stream_detector.levels import STEP
 from stream_detector.policy import DAY, closest
 from stream_detector.settings import Alerts, Settings
 from tests.commandline import lines
-from tests.training.pair import LENGTH, MINUTE, check_explained, event, noise, replayed, trained, updated, write
+from tests.training.pair import LENGTH, MINUTE, check_explained, noise, replayed, trained, updated, write
 
 BUDGET, DAYS = 10.0, 3
 
@@ -96,13 +98,13 @@ def test_more_than_one_alert_in_two_windows_comes_if_it_is_asked_for_and_is_told
     summary = (bundle.path / "report" / "summary.txt").read_text().replace("\n", " ")
     assert "more than these sensors can have" not in summary
     assert "some alerts will be of the same events" in summary
-    detector, days, told, before = Detector(bundle), 60, 0, "normal"
-    for at, row in enumerate(noise(24 * days, 1, size=0.5).tolist()):
-        one = event(at, row, minutes=60)
-        for score in detector.update(one["sensor_id"], one["timestamp"], one["values"]):
-            told += score.state == "firing" and before != "firing"
-            before = score.state
-    assert asked / 2 <= told / days <= asked * 1.2
+    days = 60
+    stream = write(tmp_path / "stream.jsonl", noise(24 * days, 1, size=0.7), minutes=60)
+    told = replayed(bundle, stream, tmp_path / "told")
+    assert asked / 2 <= len(fired(told)) / days <= asked * 1.2
+    highest = max(lines(told / "alerts.jsonl"), key=lambda alert: share_of(bundle, alert))
+    assert share_of(bundle, highest) > math.exp(STEP), "further above what was told than other budgets ever are"
+    check_explained(highest, bundle, told, stream)
 
 
 def test_where_nobody_asked_thresholds_stay(tmp_path: Path) -> None:
