@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -19,6 +20,7 @@ from typing import IO, Any, Self
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from tests import forked
+from tests.commandline import Done, invoke
 from tests.servers.process import free_port
 
 DEADLINE = 120.0  # seconds for anything to happen
@@ -59,6 +61,26 @@ class RunningService:
 
     def wait_ready(self) -> None:
         wait_for(lambda: self.get("/readyz")[0] == 200, "the service to be ready", self)
+
+    def here(self, enough: Callable[[], bool], what: str) -> Done:
+        """The same in this process, with what is compiled in it already, until SIGTERM when there is enough."""
+        ended = threading.Event()
+
+        def stop() -> None:
+            try:
+                wait_for(lambda: ended.is_set() or enough(), what)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        before = signal.signal(signal.SIGTERM, lambda number, frame: None)  # for one that comes too late
+        watcher = threading.Thread(target=stop)
+        watcher.start()
+        try:
+            return invoke(self.command, "--config", self.config, *self.options)
+        finally:
+            ended.set()
+            watcher.join()
+            signal.signal(signal.SIGTERM, before)
 
     def terminate(self) -> int:
         """SIGTERM; the exit code."""
@@ -172,3 +194,17 @@ def command(*arguments: str | Path, fresh: bool = False, **more: str) -> subproc
 
     code, out, err = forked.finished(begin, DEADLINE * 2)
     return subprocess.CompletedProcess([*arguments], code, out, err)
+
+
+def score_count(service: RunningService) -> int:
+    """Windows published so far, as the service's own metrics tell."""
+    for line in service.get("/metrics")[1].splitlines():
+        if line.startswith("stream_detector_windows_total"):
+            return int(float(line.split()[-1]))
+    return 0
+
+
+def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what differs between two runs of the same data by design: topic names, and so ids."""
+    kept = [{key: value for key, value in record.items() if key not in ("id", "source")} for record in records]
+    return sorted(kept, key=lambda record: (record["sensor_id"], record.get("window_end", ""), json.dumps(record)))

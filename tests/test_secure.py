@@ -24,8 +24,8 @@ from stream_detector.settings import Settings, load_settings
 from tests.commandline import invoke
 from tests.servers.process import free_port
 from tests.servers.secure import Authority, SecureBroker, SecureRedis, leaks, token
-from tests.service import RunningService, command, committed_records, json_values, produce, wait_for
-from tests.test_service import expected_windows, messages, score_count
+from tests.service import RunningService, command, committed_records, json_values, produce, score_count, wait_for
+from tests.test_service import expected_windows, messages
 from training.plant import Plant
 
 pytestmark = pytest.mark.servers

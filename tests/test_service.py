@@ -24,8 +24,10 @@ from tests.service import (
     RunningService,
     command,
     committed_records,
+    comparable,
     json_values,
     produce,
+    score_count,
     wait_for,
     write_config,
 )
@@ -76,14 +78,6 @@ def expected_windows(sent: list[tuple[bytes | None, bytes | None]]) -> int:
     return sum(max(0, count - W + 1) for count in per_sensor.values())
 
 
-def score_count(service: RunningService) -> int:
-    """Windows published so far, as the service's own metrics tell."""
-    for line in service.get("/metrics")[1].splitlines():
-        if line.startswith("stream_detector_windows_total"):
-            return int(float(line.split()[-1]))
-    return 0
-
-
 def holds_until_it_is_gone(broker: KafkaBroker, config: Path, name: str) -> None:
     """An alert is explained by its events in Kafka, and where those are gone, it is said."""
     alerts = json_values(committed_records(broker.bootstrap, f"{name}-alerts"))
@@ -108,12 +102,6 @@ def first_message(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=30) as stream:  # noqa: S310 # http on loopback
         found: dict[str, Any] = next(json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
     return found
-
-
-def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records without what differs between two runs of the same data by design: topic names, and so ids."""
-    kept = [{key: value for key, value in record.items() if key not in ("id", "source")} for record in records]
-    return sorted(kept, key=lambda record: (record["sensor_id"], record.get("window_end", ""), json.dumps(record)))
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,16 @@ from stream_detector.errors import SettingsError
 from stream_detector.events import Events, Float32
 from stream_detector.settings import Device, Settings
 from tests.commandline import invoke, lines
+from tests.servers import KafkaBroker
+from tests.service import (
+    RunningService,
+    committed_records,
+    comparable,
+    json_values,
+    produce,
+    score_count,
+    write_config,
+)
 from training import events as table
 from training import traffic
 from training.autoencoders import FAMILY, WRAPPERS, architecture
@@ -96,8 +108,13 @@ AROUND = ("denoising", "denoising+seq2seq", "sparse+aer", "contractive+dense", "
 
 
 @pytest.mark.parametrize("name", [*FAMILY, *AROUND])
-def test_each_kind_alerts_from_the_command_line(name: str, files: Path, tmp_path: Path) -> None:
-    """With all parts of the score: train, replay a gross fault, which `evaluate` does, and compare with its label."""
+def test_each_kind_alerts_from_the_command_line(
+    name: str, files: Path, tmp_path: Path, kafka_broker: KafkaBroker, redis_url: str
+) -> None:
+    """With all parts of the score: train, replay a gross fault, which `evaluate` does, and compare with its label.
+
+    A service says the same of the same events.
+    """
     units = SMALL.get(name.rpartition("+")[2], (8,))
     settings, bundle = ("--config", files / "settings.toml"), tmp_path / "bundle"
     done = invoke(
@@ -113,13 +130,29 @@ def test_each_kind_alerts_from_the_command_line(name: str, files: Path, tmp_path
     told = ("--bundle", bundle, "--labels", "odd", "--out", tmp_path)
     done = invoke("evaluate", files / "stream.csv", *settings, *told)
     assert done.code == 0, done.err
-    worst = max(lines(tmp_path / "alerts.jsonl"), key=lambda alert: float(alert["score"]))
+    alerts = lines(tmp_path / "alerts.jsonl")
+    worst = max(alerts, key=lambda alert: float(alert["score"]))
     assert worst["score"] > 2
     assert max(worst["contributions"], key=worst["contributions"].get) == "b"
     [line] = json.loads((tmp_path / "evaluation.json").read_text())["lines"]
     assert line["name"] == f"bundle ({name})"
     assert line["event_recall"] == 1  # under alert within the fault
     assert line["pr_auc"] > 0.5  # a tenth of the rows is what chance gives
+    assert comparable(served(kafka_broker, redis_url, bundle, files)) == comparable(alerts)
+
+
+def served(broker: KafkaBroker, redis_url: str, bundle: Path, files: Path) -> list[dict[str, Any]]:
+    """The alerts of a service over the stream of ``files``."""
+    name = bundle.parent.name
+    broker.create_topics({f"{name}-{kind}": 1 for kind in ("events", "scores", "alerts", "dead_letters")})
+    config = write_config(bundle.parent, name, broker.bootstrap, redis_url, bundle, columns={"label": "odd"})
+    with (files / "stream.csv").open() as file:
+        numbers = [{key: float(row[key]) for key in row if key != "sensor_id"} for row in csv.DictReader(file)]
+    events = [json.dumps(row | {"sensor_id": "wave", "timestamp": int(row["timestamp"])}).encode() for row in numbers]
+    produce(broker.bootstrap, f"{name}-events", [(b"wave", event) for event in events], partitions=1)
+    service, windows = RunningService(config), (len(events) - LENGTH) // STRIDE + 1
+    assert service.here(lambda: score_count(service) == windows, "all windows").code == 128 + signal.SIGTERM
+    return json_values(committed_records(broker.bootstrap, f"{name}-alerts"))
 
 
 @pytest.mark.parametrize("name", [*FAMILY, "denoising+stacked"])
