@@ -86,6 +86,7 @@ def fit(
     if computes_in_half(model):  # small gradients would vanish; Keras sees to it where the whole model has the policy
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics))
+    optimizer.build(model.trainable_variables)  # or the first step would, and be traced twice by TensorFlow
     course = _Course(History([], []), epochs, patience, stage, progress)
     if checkpoints is not None:
         seen = digest([values, validation, *(targets or ()), *(weights or ())])
@@ -124,8 +125,7 @@ class _Course(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no 
         self.save: Callable[[State], None] | None = None
 
     def resume(self, model: Any, state: State | None) -> None:
-        """Put the model and its optimiser where they were after the last epoch."""
-        model.optimizer.build(model.trainable_variables)
+        """Put the model and its optimiser, which is built, where they were after the last epoch."""
         if state is None:
             return
         variables = _variables(model)

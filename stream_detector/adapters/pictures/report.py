@@ -12,11 +12,12 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,10 +27,15 @@ from stream_detector.events import Alert
 from stream_detector.text import visible
 from stream_detector.timestamps import parse, rfc3339
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PICTURES = 24
 LINES = 8  # features in one picture
 FLOOR = 0.01  # scores below are drawn as this, on a logarithmic axis
 FRACTIONS = re.compile(rb"([ML] -?\d+\.\d\d)\d*( -?\d+\.\d\d)\d*")  # of a line's points: nobody sees them
+FONT, LETTERS = "DejaVu Sans", 8.5  # points high
+EDGE, ABOVE, BELOW, BETWEEN, NUMBERS = 0.08, 0.17, 0.42, 0.17, 0.7  # inches around axes, and for their numbers
 SPAN, LINE, SCORE, LIMIT = "#d64545", "#2b5c8a", "#3b3f46", "#b3261e"
 
 
@@ -64,13 +70,12 @@ def _draw(recorder: Recorder, sensor: str) -> bytes:
     """The picture of one sensor, as SVG: its features one below the other, and its score."""
     import matplotlib as mpl  # half a second that only a report should pay
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-    from matplotlib.figure import Figure
 
     shown = _blamed(recorder, sensor)
     times, low, high = recorder.values[sensor].lines()
     style: dict[Any, Any] = {
-        "font.size": 8.5,
-        "font.family": "DejaVu Sans",
+        "font.size": LETTERS,
+        "font.family": FONT,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.edgecolor": "#c3c8cf",
@@ -79,15 +84,15 @@ def _draw(recorder: Recorder, sensor: str) -> bytes:
         "ytick.color": "#6b7280",
         "svg.hashsalt": "stream-detector",  # the same picture for the same data
     }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(9, 1.3 + 0.8 * len(shown)), layout="constrained")
-        heights = [*[1] * len(shown), 1.6]
-        axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        for axis, feature in zip(axes, shown, strict=False):
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a feature's name may be in a script that the font lacks
+        names = [_plain(feature) for feature in shown]
+        figure, axes, labels = _panels([*names, "scores"])  # as wide as the bold word
+        for axis, feature, name in zip(axes, shown, names, strict=False):
             column, clock = recorder.features.index(feature), times.astype("datetime64[ms]")
             axis.fill_between(clock, low[:, column], high[:, column], color=LINE, alpha=0.35, linewidth=0)
             axis.plot(clock, (low[:, column] + high[:, column]) / 2, color=LINE, linewidth=0.9)
-            axis.set_ylabel(_plain(feature), rotation=0, ha="right", va="center", parse_math=False, labelpad=8)
+            axis.set_ylabel(name, rotation=0, ha="right", va="center", parse_math=False)
             axis.locator_params(axis="y", nbins=3)
             axis.margins(x=0.01, y=0.12)
         bottom = axes[-1]
@@ -99,7 +104,7 @@ def _draw(recorder: Recorder, sensor: str) -> bytes:
         bottom.axhline(1, color=LIMIT, linewidth=0.9, linestyle=(0, (4, 3)))
         bottom.set_yscale("log")
         bottom.set_ylim(bottom=min(0.1, *bottom.get_ylim()), top=max(2.0, bottom.get_ylim()[1]))
-        bottom.set_ylabel("score", rotation=0, ha="right", va="center", labelpad=8, fontweight="bold")
+        bottom.set_ylabel("score", rotation=0, ha="right", va="center", fontweight="bold")
         bottom.yaxis.set_major_formatter("{x:g}")
         bottom.yaxis.set_minor_formatter("")
         for alert in recorder.alerts.values():
@@ -116,12 +121,31 @@ def _draw(recorder: Recorder, sensor: str) -> bytes:
             axis.grid(axis="x", color="#e8eaee", linewidth=0.7)
             axis.set_axisbelow(True)
             axis.tick_params(length=2.5)
-        figure.align_ylabels()
+            axis.yaxis.set_label_coords(labels, 0.5)
         written = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # a feature's name may be in a script that the font lacks
-            figure.savefig(written, format="svg", metadata={"Date": None})
+        figure.savefig(written, format="svg", metadata={"Date": None})
     return FRACTIONS.sub(rb"\1\2", written.getvalue())
+
+
+def _panels(names: Sequence[str]) -> tuple[Figure, Any, float]:
+    """A figure, its axes one below the other, the last one higher, and where their ``names`` end, in their widths.
+
+    Placed here, since matplotlib's own layouts draw all axes several times more.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font, rows = FontProperties(family=FONT, size=LETTERS), len(names)
+    lengths = [text_to_path.get_text_width_height_descent(name, font, ismath=False)[0] for name in names]
+    width, height = 9, 0.5 + 0.8 * rows
+    left, right = (max(lengths) / 72 + NUMBERS + EDGE) / width, 1 - EDGE / width
+    top, bottom = 1 - ABOVE / height, BELOW / height
+    between = BETWEEN * rows / (height - ABOVE - BELOW - BETWEEN * (rows - 1))
+    place = {"left": left, "right": right, "top": top, "bottom": bottom, "hspace": between}
+    figure, heights = Figure(figsize=(width, height)), [*[1] * (rows - 1), 1.6]
+    axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights, gridspec_kw=place)[:, 0]
+    return figure, axes, -NUMBERS / ((right - left) * width)
 
 
 def _ends(recorder: Recorder, alert: Alert) -> tuple[int, int]:
