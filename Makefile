@@ -65,8 +65,8 @@ reference: setup-dev  ## write docs/reference/*.md anew from the code that they 
 browser:
 	tests/servers/browser.sh
 
-screenshot: setup-dev browser  ## docs/page.png anew, of what make demo has left in demo-out
-	$(BIN)/python -m tests.screenshot demo-out/bundle demo-out/data/stream.csv docs/page.png
+screenshot: setup-dev browser  ## docs/report.png and docs/page.png anew, of what make demo has left in demo-out
+	$(BIN)/python -m tests.screenshot demo-out docs
 
 quality: setup-dev  ## detection quality on labelled real streams, beside baselines: make quality DATA=folder
 	@test -n "$(DATA)" || { echo 'say where the data sets are: make quality DATA=folder' >&2; exit 2; }

@@ -1,7 +1,8 @@
-"""``python -m tests.screenshot BUNDLE STREAM PICTURE``: the live page as the README shows it.
+"""``python -m tests.screenshot DEMO FOLDER``: the demo's report and the live page as the README shows them.
 
-Replays the demo's stream up to a moment at which two alerts fire, and looks at the sensor of one of them in Chromium.
-``make demo`` first, then ``make screenshot``.
+Looks at what the demo left in one folder, in Chromium, and writes ``report.png`` and ``page.png`` to the other. For the
+page it replays the stream up to a moment at which two alerts fire, and looks at the sensor of one of them. ``make demo``
+first, then ``make screenshot``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ from tests.service import DEADLINE, environment
 MOMENT = "2026-09-17T17:30"  # in the demo's plant of seed 0
 
 
-def take(bundle: Path, stream: Path, picture: Path) -> None:
-    """Replay, look, end."""
+def take(demo: Path, out: Path) -> None:
+    """Look at both."""
+    with Chromium() as chromium:
+        tab = chromium.look(1_000, 1_330)
+        tab.page.goto((demo / "report.html").absolute().as_uri())
+        tab.page.screenshot(path=out / "report.png")
+        tab.close()
+        _replay(chromium, demo / "bundle", demo / "data" / "stream.csv", out / "page.png")
+
+
+def _replay(chromium: Chromium, bundle: Path, stream: Path, picture: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data, port = Path(folder) / "stream.csv", free_port()
         header, *rows = stream.read_text().splitlines()
@@ -37,25 +47,24 @@ def take(bundle: Path, stream: Path, picture: Path) -> None:
             try:
                 assert replay.stdout is not None
                 assert any("the live page stays" in line for line in replay.stdout), "the replay failed"
-                _look(f"http://127.0.0.1:{port}/", picture)
+                _look(chromium, f"http://127.0.0.1:{port}/", picture)
             finally:
                 replay.terminate()
 
 
-def _look(address: str, picture: Path) -> None:
-    with Chromium() as chromium:
-        tab = chromium.look(1280, 860)
-        page = tab.page
-        page.set_default_timeout(DEADLINE * 1_000)
-        page.goto(address)
-        page.locator(".alert", has_text="anomaly").first.click()
-        filled = """() => { const d = document.querySelector("#charts .expected")?.getAttribute("d") ?? "";
-            return d.split(/[ML]/).length > 300 }"""
-        page.wait_for_function(filled)  # the model has been asked about all that is shown
-        expect(page.locator("#state")).to_contain_text("the replay has ended")
-        page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-        page.screenshot(path=picture)
-        tab.close()
+def _look(chromium: Chromium, address: str, picture: Path) -> None:
+    tab = chromium.look(1280, 860)
+    page = tab.page
+    page.set_default_timeout(DEADLINE * 1_000)
+    page.goto(address)
+    page.locator(".alert", has_text="anomaly").first.click()
+    filled = """() => { const d = document.querySelector("#charts .expected")?.getAttribute("d") ?? "";
+        return d.split(/[ML]/).length > 300 }"""
+    page.wait_for_function(filled)  # the model has been asked about all that is shown
+    expect(page.locator("#state")).to_contain_text("the replay has ended")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    page.screenshot(path=picture)
+    tab.close()
 
 
 if __name__ == "__main__":
