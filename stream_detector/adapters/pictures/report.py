@@ -35,7 +35,7 @@ LINES = 8  # features in one picture
 FLOOR = 0.01  # scores below are drawn as this, on a logarithmic axis
 FRACTIONS = re.compile(rb"([ML] -?\d+\.\d\d)\d*( -?\d+\.\d\d)\d*")  # of a line's points: nobody sees them
 FONT, LETTERS = "DejaVu Sans", 8.5  # points high
-EDGE, ABOVE, BELOW, BETWEEN, NUMBERS = 0.08, 0.17, 0.42, 0.17, 0.7  # inches around axes, and for their numbers
+ABOVE, BELOW, BETWEEN, BEFORE, AFTER, NUMBERS = 0.17, 0.42, 0.17, 0.08, 0.2, 0.7  # inches around what is drawn
 SPAN, LINE, SCORE, LIMIT = "#d64545", "#2b5c8a", "#3b3f46", "#b3261e"
 
 
@@ -139,7 +139,7 @@ def _panels(names: Sequence[str]) -> tuple[Figure, Any, float]:
     font, rows = FontProperties(family=FONT, size=LETTERS), len(names)
     lengths = [text_to_path.get_text_width_height_descent(name, font, ismath=False)[0] for name in names]
     width, height = 9, 0.5 + 0.8 * rows
-    left, right = (max(lengths) / 72 + NUMBERS + EDGE) / width, 1 - EDGE / width
+    left, right = (max(lengths) / 72 + NUMBERS + BEFORE) / width, 1 - AFTER / width
     top, bottom = 1 - ABOVE / height, BELOW / height
     between = BETWEEN * rows / (height - ABOVE - BELOW - BETWEEN * (rows - 1))
     place = {"left": left, "right": right, "top": top, "bottom": bottom, "hspace": between}
