@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.alerts import NONE, Change, Incident, Place, Shown, Told, follow
+from stream_detector.alerts import NONE, Incident, Place, Shown, Told, follow
 from stream_detector.codec import identify, rfc3339, rfc3339_all
 from stream_detector.criteria import Criteria
 from stream_detector.deviations import Expect
@@ -214,6 +214,8 @@ def alert_records(
         np.asarray(np.isnan(expected).any(axis=1)).tolist(),
         of.names,
         [0.0] * len(told) if of.accepted is None else short(of.accepted),
+        # Single metrics are judged by their own past, wherever they are.
+        np.zeros(expected.shape, bool) if of.outside is None or len(features) == 1 else of.outside,
         strict=True,
     )
     return [
@@ -233,7 +235,11 @@ def alert_records(
             observed=dict(zip(features, values, strict=True)),
             expected={} if unknown else dict(zip(features, usual, strict=True)),
             summary=f"{sensor}: "
-            + _summary(what, kind, why.words, part, features, shares, values, () if unknown else usual, bool(accepted)),
+            + (
+                _told(kind, why.words, part, features, shares, values, () if unknown else usual)
+                if what != "resolved"
+                else _over(kind, bool(accepted), [name for name, out in zip(features, strange, strict=True) if out])
+            ),
             model=models.of(sensor),
             source=Origin(*partition, *span),
             part=part,
@@ -241,14 +247,13 @@ def alert_records(
             faults=dict(why.kinds),
             accepted=accepted,
         )
-        for change, sensor, ended, span, score, highest, threshold, *of_window, unknown, part, accepted in columns
-        for shares, values, usual in (of_window,)
+        for change, sensor, ended, span, score, highest, threshold, *of_window, part, accepted, strange in columns
+        for shares, values, usual, unknown in (of_window,)
         for _, (incident, what, kind), why in (change,)
     ]
 
 
-def _summary(
-    what: Change,
+def _told(
     kind: Kind,
     cause: str,
     part: PartName,
@@ -256,21 +261,30 @@ def _summary(
     shares: Sequence[float],
     values: Sequence[float],
     expected: Sequence[float],
-    accepted: bool,
 ) -> str:
-    """What happened to a sensor; by feature its share of the error, what was measured and what was expected.
-
-    ``accepted`` says whether a shift is there that has become normal.
-    """
+    """What is wrong with a sensor; by feature its share of the error, what was measured and what was expected."""
     if kind == "fault":
-        return "the sensor is well again" if what == "resolved" else cause or "the sensor was faulty"
-    if what == "resolved":
-        return "calm, with a shift that has lasted and is taken as normal" if accepted else "back to normal"
+        return cause or "the sensor was faulty"
     top = max(range(len(features)), key=lambda at: shares[at])
     if part == "spread":
         return f"{features[top]} {values[top]:.4g} moves less than usual"
     where = f"where {expected[top]:.4g} was expected" if expected else "stands out most"
     return f"{features[top]} {values[top]:.4g} {where}"
+
+
+def _over(kind: Kind, accepted: bool, strange: Sequence[str]) -> str:
+    """That an alert is over; ``accepted`` if with a shift that has become normal, with features that are ``strange``.
+
+    Where training saw nothing, some parts of the score do not count: that they are calm does not say that all is well.
+    """
+    if kind == "fault":
+        return "the sensor is well again"
+    if accepted:
+        return "calm, with a shift that has lasted and is taken as normal"
+    if not strange:
+        return "back to normal"
+    more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+    return f"calm, but with {strange[0]}{more} outside of what the model was trained on, where not all is judged"
 
 
 def short(values: Float32 | np.float32) -> Any:

@@ -144,6 +144,25 @@ def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
     assert (resolved["peak_score"], resolved["summary"]) == (1.5, "pump-7: back to normal")
 
 
+@pytest.mark.parametrize(
+    ("outside", "told"),
+    [
+        ([False, False], "back to normal"),
+        ([False, True], "calm, but with current outside of what the model was trained on, where not all is judged"),
+        (
+            [True, True],
+            "calm, but with pressure and 1 more outside of what the model was trained on, where not all is judged",
+        ),
+    ],
+)
+def test_an_alert_that_is_over_says_where_the_model_s_word_does_not_count(outside: list[bool], told: str) -> None:
+    some, found = windows(3), errors([1.5, 1.5, 0.1])
+    found = replace(found, outside=np.array([[False, False], [True, True], outside]))
+    judged = judge(PARTITION, some, found, {}, POLICY, expect)
+    fired, resolved = alert_records(PARTITION, some, found, judged.changes, expect, FEATURES, MODELS)
+    assert (fired.summary, resolved.summary) == ("pump-7: pressure 8 where 108 was expected", f"pump-7: {told}")
+
+
 def test_of_a_rhythm_that_stopped_no_value_is_said_to_be_expected() -> None:
     """By part `spread` no value is unexpected: what is missing is that they move."""
     some = windows(2)
