@@ -7,6 +7,8 @@ with the same id and revision. A sensor has at most one open alert of each of tw
   ``min_duration``; resolved after ``resolve_windows`` in a row below ``resolve_below`` that also come
   ``keep_firing_for`` after the last that was not. As in Prometheus, the same alert goes on meanwhile. For ``cooldown``
   after it resolved, a new one stays pending unless it is worse: what lasts longer than that is told late, not lost.
+  What a part of the score told that counts only where the model has been (`events.LOCAL`) cannot be seen to be over
+  elsewhere: windows there are not calm, for as long as a shift may last before it is normal (``accept_after``).
 - **fault**, by what the window shows of the sensor itself (`faults`), with the same counts and durations.
 
 One incident, one alert (`follow`): where the features of a *firing* fault make up more than half of a score, the score
@@ -83,6 +85,7 @@ class Incident(msgspec.Struct, array_like=True, frozen=True):
     fault: Fault | None = None
     recent: tuple[Past, ...] = ()  # those that may still count for the limit, in the order of their ends
     strength: float = 0.0  # highest so far: the peak by thresholds that do not move
+    local: bool = False  # whether any window was anomalous by a part that counts only where the model has been
 
     @property
     def idle(self) -> bool:
@@ -124,6 +127,13 @@ class Shown(NamedTuple):
     shares: Sequence[float] = ()  # (F) of each feature in the score
 
 
+class Sight(NamedTuple):
+    """What a window's score is worth."""
+
+    local: bool = False  # it is of a part that counts only where the model has been
+    strange: bool = False  # the model has not been there
+
+
 class Place(NamedTuple):
     """A window, and what it would open."""
 
@@ -141,7 +151,7 @@ class Told(NamedTuple):
     kind: Literal["anomaly", "fault"]
 
 
-NONE = Shown()
+NONE, CLEAR = Shown(), Sight()
 
 
 def standing(records: Iterable[Alert], partition: Partition, before: int, limit: int) -> list[Alert]:
@@ -192,6 +202,7 @@ def follow(
     place: Place,
     policy: Alerts,
     shown: Shown = NONE,
+    sight: Sight = CLEAR,
     *,
     strength: float | None = None,
     muted: bool = False,
@@ -218,7 +229,7 @@ def follow(
         told.append(Told(opened, change, "fault"))
         opened = _left(opened, place.ended, policy) if change == "resolved" else opened
     counted = CALM if theirs and firing else (score, strength)
-    moved, change = advance(anomaly, *counted, (place.id, place.ended), policy, muted=muted)
+    moved, change = advance(anomaly, *counted, (place.id, place.ended), policy, sight, muted=muted)
     if moved is not None and change is not None:
         told.append(Told(moved, change, "anomaly"))
         moved = _left(moved, place.ended, policy, limited=True) if change == "resolved" else moved
@@ -272,6 +283,7 @@ def advance(
     strength: float,
     opening: tuple[str, int],
     policy: Alerts,
+    sight: Sight = CLEAR,
     *,
     muted: bool = False,
 ) -> tuple[Incident | None, Change | None]:
@@ -283,16 +295,18 @@ def advance(
     they count towards hysteresis but change nothing themselves.
     """
     if incident is None or not incident.revision:
-        return _pending(incident, score, strength, opening, policy, muted=muted)
-    ended = opening[1]
-    calm = incident.calm + 1 if score < policy.resolve_below else 0
+        return _pending(incident, score, strength, opening, policy, sight, muted=muted)
+    ended, below = opening[1], score < policy.resolve_below
     # A sensor's clock may be set back, and events within the grace come out of order: then time counts from there.
     since = incident.started_at if incident.last is None else incident.last
-    last = min(since, ended) if calm else ended
+    last = min(since, ended) if below else ended
+    unseen = below and sight.strange and incident.local and _patient(ended - last, policy)
+    calm = incident.calm + 1 if below and not unseen else 0
+    local = incident.local or (sight.local and not below)
     if muted:
         seen = (score, strength) if ended >= incident.started_at else CALM
         peak, strength = max(incident.peak, seen[0]), max(incident.strength, seen[1])
-        return msgspec.structs.replace(incident, calm=calm, peak=peak, strength=strength, last=last), None
+        return msgspec.structs.replace(incident, calm=calm, peak=peak, strength=strength, last=last, local=local), None
     peak, strength = max(incident.peak, score), max(incident.strength, strength)
     severity = max(incident.severity, grade(peak, policy), key=RANK.__getitem__)
     resolved = calm >= policy.resolve_windows and ended - last >= policy.keep_firing_for
@@ -305,12 +319,25 @@ def advance(
         severity=severity,
         revision=incident.revision + (resolved or worse),
         last=last,
+        local=local,
     )
     return moved, "resolved" if resolved else "worsened" if worse else None
 
 
+def _patient(lasted: int, policy: Alerts) -> bool:
+    """Whether what has been out of sight for so long, ms, may still be there."""
+    return not isinstance(policy.accept_after, int) or lasted < policy.accept_after
+
+
 def _pending(
-    incident: Incident | None, score: float, strength: float, opening: tuple[str, int], policy: Alerts, *, muted: bool
+    incident: Incident | None,
+    score: float,
+    strength: float,
+    opening: tuple[str, int],
+    policy: Alerts,
+    sight: Sight,
+    *,
+    muted: bool,
 ) -> tuple[Incident | None, Change | None]:
     rest, ended = None if incident is None else incident.rest, opening[1]
     if rest is not None:
@@ -338,5 +365,6 @@ def _pending(
         last=ended if fired else None,
         rest=None if fired else rest,
         recent=recent,
+        local=incident.local or sight.local,
     )
     return moved, "fired" if fired else None

@@ -22,6 +22,7 @@ PartName: TypeAlias = Literal["model", "change", "level", "bias", "spread", "nov
 
 PARTS: tuple[PartName, ...] = get_args(PartName)
 LASTING: tuple[PartName, ...] = ("level", "bias", "spread")  # stay high for as long as a shift lasts
+LOCAL: tuple[PartName, ...] = ("model", "bias", "spread")  # count only where the model has been
 
 
 class Partition(NamedTuple):

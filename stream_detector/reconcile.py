@@ -34,7 +34,7 @@ import numpy as np
 
 from stream_detector.alerts import Incident, Past, Silence, Standing
 from stream_detector.errors import Damaged
-from stream_detector.events import Alert, Partition, Reject, Windows
+from stream_detector.events import LOCAL, Alert, Partition, Reject, Windows
 from stream_detector.levels import Level
 from stream_detector.memories import Memories
 from stream_detector.ports import Firing, Lookback, Outlet, Source, Stored, WindowStore
@@ -185,7 +185,13 @@ def _recover(owned: Owned, alerts: Sequence[Alert]) -> None:
             recent[sensor] = (*recent.get(sensor, ()), Past(parse(alert.ended_at, UTC), strength))
         else:
             owned.incidents[sensor] = Incident(
-                alert.id, started, revision=alert.revision, severity=alert.severity, peak=peak, strength=strength
+                alert.id,
+                started,
+                revision=alert.revision,
+                severity=alert.severity,
+                peak=peak,
+                strength=strength,
+                local=alert.part in LOCAL,
             )
     owned.shifts = {name: shift for name, shift in owned.shifts.items() if shift != Shift()}
     for sensor, past in recent.items():

@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.alerts import NONE, Incident, Place, Shown, Told, follow
+from stream_detector.alerts import NONE, Incident, Place, Shown, Sight, Told, follow
 from stream_detector.codec import identify, rfc3339, rfc3339_all
 from stream_detector.criteria import Criteria
 from stream_detector.deviations import Expect
 from stream_detector.events import (
+    LOCAL,
+    PARTS,
     Alert,
+    Bool,
     Errors,
     Float32,
     Model,
@@ -29,6 +32,7 @@ from stream_detector.faults import Cause, Limits, Signs
 from stream_detector.groups import Grouped
 from stream_detector.ports import Kind
 
+PLACES, NOVELTY = [PARTS.index(name) for name in LOCAL], PARTS.index("novelty")
 DIGITS = (6, 7, 8, 9)  # six are always held by a float32, nine always tell it from its neighbours
 
 
@@ -74,6 +78,7 @@ def judge(
     touched: dict[str, Incident | None] = {}
     signs, scores = criteria.look(windows), criteria.counted(windows, errors, expect)
     strengths = np.where(scores > 0, errors.strengths, 0).tolist()  # what does not count has none
+    local, strange = of_local_parts(errors), np.asarray(unknown(errors).any(axis=1))
     turns = windows.in_turn(swept, lambda gone: forget(gone, incidents, touched))
     for at, sensor, score in zip(turns, windows.sensors, scores.tolist(), strict=True):
         before = incidents.get(sensor)
@@ -90,7 +95,8 @@ def judge(
             int(windows.timestamps[at, 1]),
         )
         policy, muted = criteria.alerts.of(sensor), last < floor
-        after, told = follow(before, score, place, policy, shown, strength=strengths[at], muted=muted)
+        sight = Sight(bool(local[at]), bool(strange[at]))
+        after, told = follow(before, score, place, policy, shown, sight, strength=strengths[at], muted=muted)
         for one in told:
             cause = Cause()
             if one.kind == "fault" and limits is not None:
@@ -105,6 +111,22 @@ def judge(
         if before is not None or after is not None:
             touched[sensor] = after
     return Judged(states, changes, touched)
+
+
+def unknown(errors: Errors) -> Bool:
+    """Which features (n, F) of windows are where the model has not been, and so not all of the score counts."""
+    if errors.outside is None:
+        return np.zeros(errors.contributions.shape, bool)
+    if errors.part is None:
+        return errors.outside
+    found: Bool = errors.outside & (errors.part != NOVELTY)[:, None]  # which is by the sensor's past, wherever that is
+    return found
+
+
+def of_local_parts(errors: Errors) -> Bool:
+    """Which scores (n) are of a part that counts only where the model has been."""
+    count = len(errors.score)
+    return np.ones(count, bool) if errors.part is None else np.isin(errors.part, PLACES)
 
 
 def forget(
@@ -214,8 +236,7 @@ def alert_records(
         np.asarray(np.isnan(expected).any(axis=1)).tolist(),
         of.names,
         [0.0] * len(told) if of.accepted is None else short(of.accepted),
-        # Single metrics are judged by their own past, wherever they are.
-        np.zeros(expected.shape, bool) if of.outside is None or len(features) == 1 else of.outside,
+        unknown(of),
         strict=True,
     )
     return [

@@ -212,6 +212,15 @@ class SumScorer:
         return values * 0
 
 
+class LocalScorer(SumScorer):
+    """One that counts only up to a mean of 5.7, as the model does only where it has been."""
+
+    def score(self, sensors: Sequence[str], values: Float32) -> Errors:
+        found, outside = super().score(sensors, values), values.mean(axis=1) > 5.7
+        score = np.where(outside.any(axis=1), np.float32(0), found.score)
+        return replace(found, score=score, error=score * found.threshold, outside=outside)
+
+
 class ShiftScorer(SumScorer):
     """Two parts, each with threshold 5: where the window lies, which lasts, and how far it goes up or down."""
 

@@ -19,6 +19,7 @@ from stream_detector.alerts import (
     Rest,
     Run,
     Shown,
+    Sight,
     Standing,
     advance,
     follow,
@@ -194,17 +195,67 @@ def test_it_goes_on_the_same_from_a_state_that_was_stored(
 ) -> None:
     stop = data.draw(st.integers(0, len(scores)))
     incident: Incident | None = None
+    sights = data.draw(st.lists(st.builds(Sight, st.booleans(), st.booleans()), min_size=len(scores)))
     steps = []
     for stored in (False, True):
         incident, found = None, []
-        for window, score in enumerate(scores):
+        for window, (score, sight) in enumerate(zip(scores, sights, strict=False)):
             if stored and window == stop and incident is not None:
                 incident = msgspec.msgpack.decode(msgspec.msgpack.encode(incident), type=Incident)
-            incident, change = advance(incident, score, score, (f"w{window}", window), policy)
+            incident, change = advance(incident, score, score, (f"w{window}", window), policy, sight)
             found.append((incident, change))
             incident = None if change == "resolved" else incident
         steps.append(found)
     assert steps[0] == steps[1]
+
+
+# -- where the model has not been --------------------------------------------------------------------------------------
+
+HERE, LOCAL, AWAY = Sight(), Sight(local=True), Sight(strange=True)
+
+
+def sighted(windows: Sequence[tuple[float, Sight]], policy: Alerts = POLICY) -> list[tuple[int, Change]]:
+    """Which windows of one sensor, each a score and what it is worth, change its alert, and how."""
+    incident: Incident | None = None
+    found: list[tuple[int, Change]] = []
+    for window, (score, sight) in enumerate(windows):
+        place = Place(f"w{window}", "", window - 1, window)
+        incident, told = follow(incident, score, place, policy, sight=sight)
+        found += [(window, one.change) for one in told]
+    return found
+
+
+def test_what_cannot_be_seen_to_be_over_goes_on() -> None:
+    """A bearing that wears: what is told of it leaves what the model knows, gets worse there, and is repaired."""
+    worn = [(1.5, LOCAL)] * 2 + [(0.1, AWAY)] * 20
+    assert sighted(worn) == [(1, "fired")]
+    assert sighted([*worn, *[(0.1, HERE)] * 3]) == [(1, "fired"), (24, "resolved")]
+    assert sighted([*worn, (2.5, LOCAL), *[(0.1, HERE)] * 3]) == [(1, "fired"), (22, "worsened"), (25, "resolved")]
+
+
+def test_it_is_over_after_as_many_calm_windows_in_a_row_as_anywhere() -> None:
+    between = [(0.1, HERE), (0.1, HERE), (0.1, AWAY), (0.1, HERE), (0.1, HERE), (0.1, HERE)]
+    assert sighted([*[(1.5, LOCAL)] * 2, *between]) == [(1, "fired"), (7, "resolved")]
+
+
+def test_what_parts_told_that_count_everywhere_is_over_when_they_are_calm() -> None:
+    gone = [(0.1, AWAY)] * 3
+    assert sighted([(1.5, HERE), (1.5, HERE), *gone]) == [(1, "fired"), (4, "resolved")]
+    assert sighted([(1.5, LOCAL), (1.5, HERE), *gone]) == [(1, "fired")]  # one of them may go on
+
+
+@pytest.mark.parametrize(("patience", "ends"), [("10ms", 13), ("off", None)])
+def test_it_is_normal_in_the_end_as_a_shift_is(patience: str, ends: int | None) -> None:
+    policy = POLICY.model_copy(update={"accept_after": Alerts(accept_after=patience).accept_after})
+    found = sighted([*[(1.5, LOCAL)] * 2, *[(0.1, AWAY)] * 50], policy)
+    assert found == [(1, "fired"), *([] if ends is None else [(ends, "resolved")])]
+
+
+@given(scores_, policies, st.lists(st.booleans(), min_size=1))
+def test_where_the_model_has_been_nothing_else_counts(scores: list[float], policy: Alerts, local: list[bool]) -> None:
+    parts = [Sight(local=local[at % len(local)]) for at in range(len(scores))]
+    plain, told = [(score, HERE) for score in scores], list(zip(scores, parts, strict=True))
+    assert sighted(told, policy) == sighted(plain, policy)
 
 
 # -- durations -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from pydantic import SecretStr
@@ -33,7 +34,7 @@ from stream_detector.recall import Recall
 from stream_detector.reconcile import Owned
 from stream_detector.settings import Redis as RedisSettings
 from stream_detector.settings import Settings
-from tests.simulated import RULES, Broker, Record, ShiftScorer, Worker
+from tests.simulated import RULES, Broker, LocalScorer, Record, ShiftScorer, Worker
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +199,24 @@ def test_without_storing_what_was_accepted_the_histories_break(monkeypatch: pyte
     monkeypatch.setattr(Memory, "wipe", lambda self: None)
     whole = Owned.standing
     monkeypatch.setattr(Owned, "standing", lambda self, sensor: whole(replace(self, shifts={}), sensor))
+    assert any(not in_memory(seed) for seed in range(100))
+
+
+def test_what_cannot_be_seen_to_be_over_survives_any_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SumScorer", LocalScorer)
+    assert [seed for seed in range(100) if not in_memory(seed)] == []
+
+
+def test_without_storing_that_it_cannot_the_histories_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulated.SumScorer", LocalScorer)
+    whole = Owned.standing
+
+    def without(self: Owned, sensor: str) -> Any:
+        incident = self.incidents.get(sensor)
+        known = {} if incident is None else {sensor: msgspec.structs.replace(incident, local=False)}
+        return whole(replace(self, incidents=self.incidents | known), sensor)
+
+    monkeypatch.setattr(Owned, "standing", without)
     assert any(not in_memory(seed) for seed in range(100))
 
 

@@ -17,7 +17,7 @@ from stream_detector.pipeline import Pipeline
 from stream_detector.ports import Lookback, Update
 from stream_detector.reconcile import lookback_of, reconcile
 from stream_detector.settings import Alerts, Settings
-from tests.simulated import PARTITION, Broker, Record, ShiftScorer, SumScorer
+from tests.simulated import PARTITION, Broker, LocalScorer, Record, ShiftScorer, SumScorer
 from tests.world import FAR, LOG, POLICY, RULES, Noting, Outlet, Topic, World, ends, undisturbed
 
 
@@ -164,6 +164,28 @@ def test_open_alerts_go_on_after_the_state_was_lost(wiped_at: int) -> None:
     assert world.work() == "empty"
     assert world.seeks == [max(0, wiped_at - 14)]
     assert world.published() == undisturbed(LONG)
+
+
+# What is told of leaves what the model knows, for longer than any look-back, and is seen to be over when it is back.
+AWAY: list[Record] = [
+    ("ab"[offset % 2], 10 * offset, 4.0 if 20 <= offset < 40 else 30.0 if 40 <= offset < 120 else 1.0)
+    for offset in range(160)
+]
+
+
+@pytest.mark.parametrize("wiped_at", range(10, 160, 9))
+def test_alerts_that_cannot_be_seen_to_be_over_go_on_after_the_state_was_lost(wiped_at: int) -> None:
+    world, whole = (World(AWAY, lookback=14, scorer=LocalScorer) for _ in range(2))
+    whole.work()
+    told = [record for record in whole.broker.published if isinstance(record, Alert)]
+    assert [(one.sensor_id, one.status) for one in told] == [
+        ("a", "firing"), ("b", "firing"), ("a", "resolved"), ("b", "resolved"),
+    ]  # fmt: skip
+    assert min(one.source.last_offset for one in told if one.status == "resolved") > 120
+    world.work(until=wiped_at)
+    world.store.states.clear()
+    assert world.work() == "empty"
+    assert world.published() == whole.published()
 
 
 @pytest.mark.parametrize("crash", range(4))

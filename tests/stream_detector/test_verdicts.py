@@ -18,7 +18,7 @@ from stream_detector.adapters.memory import MemoryStore, Silent
 from stream_detector.alerts import Incident
 from stream_detector.codec import encode_alert, encode_score, identify
 from stream_detector.criteria import Criteria, criteria_of
-from stream_detector.events import PARTS, Alert, Errors, Float32, Model, Partition, Score, Windows
+from stream_detector.events import PARTS, Alert, Errors, Float32, Model, Partition, PartName, Score, Windows
 from stream_detector.faults import Cause
 from stream_detector.groups import alike
 from stream_detector.pipeline import Pipeline
@@ -157,10 +157,34 @@ def test_an_alert_has_the_fields_of_the_interface_in_their_order() -> None:
 )
 def test_an_alert_that_is_over_says_where_the_model_s_word_does_not_count(outside: list[bool], told: str) -> None:
     some, found = windows(3), errors([1.5, 1.5, 0.1])
-    found = replace(found, outside=np.array([[False, False], [True, True], outside]))
+    part = np.full(3, PARTS.index("change"), np.int8)
+    found = replace(found, part=part, outside=np.array([[False, False], [True, True], outside]))
     judged = judge(PARTITION, some, found, {}, POLICY, expect)
     fired, resolved = alert_records(PARTITION, some, found, judged.changes, expect, FEATURES, MODELS)
     assert (fired.summary, resolved.summary) == ("pump-7: pressure 8 where 108 was expected", f"pump-7: {told}")
+
+
+@pytest.mark.parametrize(("part", "over"), [("model", False), ("bias", False), ("spread", False), ("level", True)])
+def test_an_alert_of_the_model_goes_on_where_the_model_has_not_been(part: PartName, over: bool) -> None:
+    some = windows(3)
+    found = replace(errors([1.5, 1.5, 0.1]), part=np.full(3, PARTS.index(part), np.int8))
+    for outside, states in (
+        ([False, False], ["pending", "firing", "normal"]),
+        ([True, False], ["pending", "firing", "normal" if over else "firing"]),
+    ):
+        told = replace(found, outside=np.array([[False, False], [False, False], outside]))
+        assert judge(PARTITION, some, told, {}, POLICY, expect).states == states
+
+
+def test_a_single_metric_is_judged_wherever_it_is() -> None:
+    """By what it showed lately, once enough of that is known."""
+    some, found = windows(3), errors([1.5, 1.5, 0.1])
+    part = np.array([PARTS.index(name) for name in ("model", "model", "novelty")], np.int8)
+    told = replace(found, part=part, outside=np.array([[False], [False], [True]]) & np.ones((3, 2), bool))
+    judged = judge(PARTITION, some, told, {}, POLICY, expect)
+    assert judged.states == ["pending", "firing", "normal"]
+    [_, resolved] = alert_records(PARTITION, some, told, judged.changes, expect, FEATURES, MODELS)
+    assert resolved.summary == "pump-7: back to normal"
 
 
 def test_of_a_rhythm_that_stopped_no_value_is_said_to_be_expected() -> None:

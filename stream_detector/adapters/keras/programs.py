@@ -55,7 +55,7 @@ from stream_detector.adapters.keras.partners import (
     root_mean_square,
 )
 from stream_detector.contents import ErrorKind, ErrorStatistics, Output
-from stream_detector.events import LASTING, PartName
+from stream_detector.events import LASTING, LOCAL, PartName
 
 LIMIT = 1e4  # scaled inputs are cut here, so that no reading, however absurd, makes an error infinite
 TEMPER = 4.0  # the root taken of the odds: their tail becomes so much lighter
@@ -180,7 +180,7 @@ def where_known(strange: Tensor, partners: Sequence[str]) -> Tensor:
     Of each part: (n, parts).
     """
     known = 1.0 - ops.max(strange, axis=1, keepdims=True)  # (n, 1)
-    only_there = np.array([name in ("model", "bias", "spread") for name in ("model", *partners)])
+    only_there = np.array([name in LOCAL for name in ("model", *partners)])
     return ops.where(only_there, known, 1.0)
 
 
