@@ -79,6 +79,8 @@ def judge(
     signs, scores = criteria.look(windows), criteria.counted(windows, errors, expect)
     strengths = np.where(scores > 0, errors.strengths, 0).tolist()  # what does not count has none
     local, strange = of_local_parts(errors), np.asarray(unknown(errors).any(axis=1))
+    if errors.accepted is not None:
+        strange &= errors.accepted == 0  # a shift that has become normal is over wherever it is
     turns = windows.in_turn(swept, lambda gone: forget(gone, incidents, touched))
     for at, sensor, score in zip(turns, windows.sensors, scores.tolist(), strict=True):
         before = incidents.get(sensor)
