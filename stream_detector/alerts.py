@@ -85,7 +85,7 @@ class Incident(msgspec.Struct, array_like=True, frozen=True):
     fault: Fault | None = None
     recent: tuple[Past, ...] = ()  # those that may still count for the limit, in the order of their ends
     strength: float = 0.0  # highest so far: the peak by thresholds that do not move
-    local: bool = False  # whether any window was anomalous by a part that counts only where the model has been
+    local: bool = False  # whether any window was not calm by a part that counts only where the model has been
 
     @property
     def idle(self) -> bool:

@@ -78,9 +78,7 @@ def judge(
     touched: dict[str, Incident | None] = {}
     signs, scores = criteria.look(windows), criteria.counted(windows, errors, expect)
     strengths = np.where(scores > 0, errors.strengths, 0).tolist()  # what does not count has none
-    local, strange = of_local_parts(errors), np.asarray(unknown(errors).any(axis=1))
-    if errors.accepted is not None:
-        strange &= errors.accepted == 0  # a shift that has become normal is over wherever it is
+    local, strange = of_local_parts(errors), np.asarray(strange_features(errors).any(axis=1))
     turns = windows.in_turn(swept, lambda gone: forget(gone, incidents, touched))
     for at, sensor, score in zip(turns, windows.sensors, scores.tolist(), strict=True):
         before = incidents.get(sensor)
@@ -115,13 +113,13 @@ def judge(
     return Judged(states, changes, touched)
 
 
-def unknown(errors: Errors) -> Bool:
-    """Which features (n, F) of windows are where the model has not been, and so not all of the score counts."""
-    if errors.outside is None:
-        return np.zeros(errors.contributions.shape, bool)
-    if errors.part is None:
-        return errors.outside
-    found: Bool = errors.outside & (errors.part != NOVELTY)[:, None]  # which is by the sensor's past, wherever that is
+def strange_features(errors: Errors) -> Bool:
+    """Which features (n, F) of windows are where the model has not been, so that to be calm there says little."""
+    found = np.zeros(errors.contributions.shape, bool) if errors.outside is None else errors.outside.copy()
+    if errors.part is not None:
+        found[errors.part == NOVELTY] = False  # judged by the sensor's own past, wherever that is
+    if errors.accepted is not None:
+        found[errors.accepted > 0] = False  # a shift that has become normal is over, wherever it is
     return found
 
 
@@ -238,7 +236,7 @@ def alert_records(
         np.asarray(np.isnan(expected).any(axis=1)).tolist(),
         of.names,
         [0.0] * len(told) if of.accepted is None else short(of.accepted),
-        unknown(of),
+        strange_features(of),
         strict=True,
     )
     return [

@@ -176,6 +176,16 @@ def test_an_alert_of_the_model_goes_on_where_the_model_has_not_been(part: PartNa
         assert judge(PARTITION, some, told, {}, POLICY, expect).states == states
 
 
+def test_a_shift_that_has_become_normal_is_over_wherever_it_is() -> None:
+    some, found = windows(3), errors([1.5, 1.5, 0.1])
+    outside, accepted = np.array([[False, False], [False, False], [True, False]]), np.array([0, 0, 2], np.float32)
+    told = replace(found, outside=outside, accepted=accepted)
+    judged = judge(PARTITION, some, told, {}, POLICY, expect)
+    assert judged.states == ["pending", "firing", "normal"]
+    [_, resolved] = alert_records(PARTITION, some, told, judged.changes, expect, FEATURES, MODELS)
+    assert resolved.summary == "pump-7: calm, with a shift that has lasted and is taken as normal"
+
+
 def test_a_single_metric_is_judged_wherever_it_is() -> None:
     """By what it showed lately, once enough of that is known."""
     some, found = windows(3), errors([1.5, 1.5, 0.1])
